@@ -1,0 +1,219 @@
+package feature
+
+import (
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+//go:embed builtin/*.yaml
+var builtinFiles embed.FS
+
+// ProjectFile is the file that makes a folder a project.
+const ProjectFile = "loam.yaml"
+
+// CheckExpr checks an expression over the columns: that it parses, is a deterministic scalar expression, and casts to
+// want. It returns the names of the columns that the expression reads. The engine that will run the expression
+// implements it.
+type CheckExpr func(expr string, columns []Column, want Type) (reads []string, err error)
+
+// Load reads and checks the project folder dir. Where anything is wrong the error is a [Problems] with all of it, except
+// for a folder that can't be read at all.
+func Load(dir string, check CheckExpr) (*Project, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("find the project folder: %w", err)
+	}
+	text, err := os.ReadFile(filepath.Join(abs, ProjectFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s has no %s: run `loam init %s` to make it a project, or give its folder with -C", dir, ProjectFile, dir)
+	} else if err != nil {
+		return nil, fmt.Errorf("read the project: %w", err)
+	}
+	var problems Problems
+	l := &loader{
+		problems: &problems,
+		project: &Project{
+			Dir:  abs,
+			Lake: Lake{Catalog: ".loam/catalog.db", Warehouse: ".loam/warehouse", FormatVersion: 3},
+		},
+	}
+	l.loadProject(text)
+	l.loadBuiltins()
+	for _, part := range []struct {
+		folder string
+		load   func(*reader, *yaml.Node)
+	}{
+		{"streams", l.loadStream}, {"features", l.loadFeatures}, {"datasets", l.loadDataset},
+	} {
+		if err := l.loadFolder(part.folder, part.load); err != nil {
+			return nil, err
+		}
+	}
+	l.check(check)
+	if err := problems.err(); err != nil {
+		return nil, err
+	}
+	return l.project, nil
+}
+
+// loader holds a project while its files are read; references are resolved once all of them have been.
+type loader struct {
+	project  *Project
+	problems *Problems
+	builtins map[string]*Stream
+	declared map[string]Place // streams declared by the user
+	requests []request
+	services []service
+}
+
+// request and service are what was written, before its features are resolved.
+type request struct {
+	*DatasetRequest
+	features []string
+}
+
+type service struct {
+	*Service
+	features []string
+}
+
+func (l *loader) reader(file string) *reader { return &reader{file: file, problems: l.problems} }
+
+func (l *loader) loadFolder(folder string, load func(*reader, *yaml.Node)) error {
+	entries, err := os.ReadDir(filepath.Join(l.project.Dir, folder))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("read the project: %w", err)
+	}
+	for _, e := range entries {
+		file := path.Join(folder, e.Name())
+		if ext := filepath.Ext(e.Name()); e.IsDir() || strings.HasPrefix(e.Name(), ".") || (ext != ".yaml" && ext != ".yml") {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(l.project.Dir, file))
+		if err != nil {
+			return fmt.Errorf("read the project: %w", err)
+		}
+		r := l.reader(file)
+		if root := r.document(text); root != nil {
+			load(r, root)
+		}
+	}
+	return nil
+}
+
+var projectName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
+
+func (l *loader) loadProject(text []byte) {
+	r, p := l.reader(ProjectFile), l.project
+	root := r.document(text)
+	if root == nil {
+		root = &yaml.Node{Kind: yaml.MappingNode, Line: 1}
+	}
+	seen := r.mapping(root, "", fields{
+		"project": r.str(&p.Name),
+		"lake": func(n *yaml.Node, field string) {
+			r.mapping(n, field, fields{
+				"catalog":        r.str(&p.Lake.Catalog),
+				"warehouse":      r.str(&p.Lake.Warehouse),
+				"format_version": r.integer(&p.Lake.FormatVersion, 2, 3),
+				"properties":     r.stringMap(&p.Lake.Properties),
+			})
+		},
+		"broker": func(n *yaml.Node, field string) {
+			seen := r.mapping(n, field, fields{"seeds": r.strs(&p.Broker.Seeds)})
+			if seen["seeds"] == nil || len(p.Broker.Seeds) == 0 {
+				r.problem(n, field+".seeds", "missing", "name the brokers, such as [127.0.0.1:9092], or leave broker out to use topic folders")
+			}
+			for _, seed := range p.Broker.Seeds {
+				r.hostPort(n, field+".seeds", seed)
+			}
+		},
+		"online": func(n *yaml.Node, field string) {
+			seen := r.mapping(n, field, fields{"redis": r.str(&p.Online.Redis)})
+			if seen["redis"] == nil {
+				r.problem(n, field+".redis", "missing", "give the address, such as 127.0.0.1:6379, or leave online out")
+				return
+			}
+			r.hostPort(n, field+".redis", p.Online.Redis)
+		},
+	})
+	switch {
+	case seen["project"] == nil:
+		r.problem(root, "project", "missing", "name the project, such as project: crm")
+	case !projectName.MatchString(p.Name):
+		r.problem(seen["project"], "project", fmt.Sprintf("%q is not a project name", p.Name),
+			"use lower-case letters, digits and _, starting with a letter, 63 at most")
+	}
+}
+
+// hostPort notes a problem unless text is host:port.
+func (r *reader) hostPort(n *yaml.Node, field, text string) {
+	i := strings.LastIndexByte(text, ':')
+	port, err := strconv.Atoi(text[i+1:])
+	if i < 1 || err != nil || port < 1 || port > 65535 {
+		r.problem(n, field, fmt.Sprintf("%q is not host:port", text), "write an address such as 127.0.0.1:9092")
+	}
+}
+
+func (r *reader) integer(dst *int, least, greatest int) func(*yaml.Node, string) {
+	return func(n *yaml.Node, field string) {
+		v, err := strconv.Atoi(n.Value)
+		if n.Kind != yaml.ScalarNode || err != nil || v < least || v > greatest {
+			r.problem(n, field, fmt.Sprintf("want a whole number from %d to %d", least, greatest), "")
+			return
+		}
+		*dst = v
+	}
+}
+
+func (r *reader) stringMap(dst *map[string]string) func(*yaml.Node, string) {
+	return func(n *yaml.Node, field string) {
+		if n.Kind != yaml.MappingNode {
+			r.problem(n, field, "want a mapping of names to text", "")
+			return
+		}
+		*dst = map[string]string{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if s, ok := r.text(n.Content[i+1], join(field, n.Content[i].Value)); ok {
+				(*dst)[n.Content[i].Value] = s
+			}
+		}
+	}
+}
+
+// loadBuiltins reads the canonical streams. They are part of the binary: a problem in them is a defect of loam.
+func (l *loader) loadBuiltins() {
+	l.builtins, l.declared = map[string]*Stream{}, map[string]Place{}
+	names, err := fs.Glob(builtinFiles, "builtin/*.yaml")
+	if err != nil {
+		panic(err)
+	}
+	for _, name := range names {
+		text, err := builtinFiles.ReadFile(name)
+		if err != nil {
+			panic(err)
+		}
+		r := l.reader("built-in/" + path.Base(name))
+		s := newStream(Place{File: r.file})
+		l.readStream(r, r.document(text), s)
+		l.builtins[s.Name] = s
+		l.project.Streams = append(l.project.Streams, s)
+	}
+}
+
+// Builtins are the names of the streams that loam brings.
+func (l *loader) builtinNames() []string { return slices.Sorted(maps.Keys(l.builtins)) }

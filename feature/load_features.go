@@ -1,0 +1,250 @@
+package feature
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// loadFeatures reads one file of features/: entities, views and services.
+func (l *loader) loadFeatures(r *reader, root *yaml.Node) {
+	r.mapping(root, "", fields{
+		"entities": func(n *yaml.Node, field string) {
+			r.sequence(n, field, func(n *yaml.Node, field string) { l.readEntity(r, n, field) })
+		},
+		"views": func(n *yaml.Node, field string) {
+			r.sequence(n, field, func(n *yaml.Node, field string) { l.readView(r, n, field) })
+		},
+		"services": func(n *yaml.Node, field string) {
+			r.sequence(n, field, func(n *yaml.Node, field string) { l.readService(r, n, field) })
+		},
+	})
+}
+
+// named reads the name of something and reports whether it can be used.
+func (r *reader) named(n *yaml.Node, field string, seen map[string]*yaml.Node, name, what string, taken func(string) *Place) bool {
+	if seen == nil {
+		return false
+	}
+	if seen["name"] == nil {
+		r.problem(n, field+".name", "missing", "name the "+what)
+		return false
+	}
+	if !r.name(seen["name"], field+".name", name) {
+		return false
+	}
+	if first := taken(name); first != nil {
+		r.problem(n, field+".name", fmt.Sprintf("%s %s is declared twice, first at %s", what, name, first), "remove or rename one of them")
+		return false
+	}
+	return true
+}
+
+func (l *loader) readEntity(r *reader, n *yaml.Node, field string) {
+	e := &Entity{At: r.place(n)}
+	seen := r.mapping(n, field, fields{"name": r.str(&e.Name), "join_keys": r.strs(&e.JoinKeys)})
+	ok := r.named(n, field, seen, e.Name, "entity", func(name string) *Place {
+		if o := l.project.Entity(name); o != nil {
+			return &o.At
+		}
+		return nil
+	})
+	if !ok {
+		return
+	}
+	if len(e.JoinKeys) == 0 {
+		r.problem(n, field+".join_keys", "missing", "name the columns that identify the entity, such as [contact_id]")
+		return
+	}
+	l.project.Entities = append(l.project.Entities, e)
+}
+
+func (l *loader) readView(r *reader, n *yaml.Node, field string) {
+	v := &View{At: r.place(n)}
+	seen := r.mapping(n, field, fields{
+		"name": r.str(&v.Name), "entity": r.str(&v.Entity), "stream": r.str(&v.Stream), "ttl": r.duration(&v.TTL),
+		"features": func(n *yaml.Node, field string) {
+			r.sequence(n, field, func(n *yaml.Node, field string) { l.readFeature(r, n, field, v) })
+		},
+		"aggregates": func(n *yaml.Node, field string) {
+			r.sequence(n, field, func(n *yaml.Node, field string) { l.readAggregate(r, n, field, v) })
+		},
+	})
+	ok := r.named(n, field, seen, v.Name, "feature view", func(name string) *Place {
+		if o := l.project.View(name); o != nil {
+			return &o.At
+		}
+		return nil
+	})
+	if !ok {
+		return
+	}
+	switch hasFeatures, hasAggregates := seen["features"] != nil, seen["aggregates"] != nil; {
+	case hasFeatures && hasAggregates:
+		r.problem(n, field, "a view has features or aggregates, not both", "make two views of it")
+	case !hasFeatures && !hasAggregates:
+		r.problem(n, field, "the view has no features", "list features (columns of a state stream) or aggregates (windows over an event stream)")
+	case hasAggregates && seen["ttl"] != nil:
+		r.problem(seen["ttl"], field+".ttl", "a windowed view has no ttl: its windows end by themselves", "remove it")
+	}
+	// Kept in spite of problems, so that references to it don't cause more of them.
+	l.project.Views = append(l.project.Views, v)
+}
+
+func (l *loader) readFeature(r *reader, n *yaml.Node, field string, v *View) {
+	f := Feature{At: r.place(n)}
+	if n.Kind == yaml.ScalarNode {
+		f.Name = n.Value
+		if r.name(n, field, f.Name) {
+			l.addFeature(r, n, field, v, f)
+		}
+		return
+	}
+	var typeText string
+	seen := r.mapping(n, field, fields{"name": r.str(&f.Name), "type": r.str(&typeText), "sql": r.str(&f.SQL)})
+	if seen == nil {
+		return
+	}
+	if seen["name"] == nil {
+		r.problem(n, field+".name", "missing", "name the feature")
+		return
+	}
+	if !r.name(seen["name"], field+".name", f.Name) {
+		return
+	}
+	switch {
+	case seen["sql"] == nil && seen["type"] != nil:
+		r.problem(seen["type"], field+".type", "a feature that is a column has the column's type", "remove it, or add sql")
+		return
+	case seen["sql"] != nil && seen["type"] == nil:
+		r.problem(n, field+".type", "missing", "give the type of the expression, such as int64")
+		return
+	case seen["type"] != nil:
+		t, err := ParseType(typeText)
+		if err != nil {
+			r.problem(seen["type"], field+".type", err.Error(), "")
+			return
+		}
+		f.Type = t
+	}
+	l.addFeature(r, n, field, v, f)
+}
+
+func (l *loader) addFeature(r *reader, n *yaml.Node, field string, v *View, f Feature) {
+	if slices.Contains(v.FeatureNames(), f.Name) {
+		r.problem(n, field, fmt.Sprintf("feature %s stands twice in the view", f.Name), "remove or rename one of them")
+		return
+	}
+	v.Features = append(v.Features, f)
+}
+
+func (l *loader) readAggregate(r *reader, n *yaml.Node, field string, v *View) {
+	a := Aggregate{At: r.place(n)}
+	var windows []string
+	seen := r.mapping(n, field, fields{
+		"name": r.str(&a.Name), "fn": enum(r, &a.Fn, Count, Sum, Avg, Min, Max, First, Last, Distinct),
+		"column": r.str(&a.Column), "where": r.str(&a.Where), "windows": r.strs(&windows),
+	})
+	if seen == nil {
+		return
+	}
+	for _, key := range []string{"name", "fn", "windows"} {
+		if seen[key] == nil {
+			r.problem(n, field+"."+key, "missing", "an aggregate is {name, fn, column, where, windows}, such as {name: emails, fn: count, windows: [7d]}")
+			return
+		}
+	}
+	if !r.name(seen["name"], field+".name", a.Name) {
+		return
+	}
+	if a.Fn != "" && a.Fn != Count && a.Column == "" {
+		r.problem(n, field+".column", "missing", fmt.Sprintf("name the column whose %s is taken", a.Fn))
+	}
+	if len(windows) == 0 {
+		r.problem(seen["windows"], field+".windows", "no window is named", "list some, such as [1d, 7d, 30d]")
+	}
+	for _, text := range windows {
+		w, err := ParseDuration(text)
+		switch {
+		case err != nil:
+			r.problem(seen["windows"], field+".windows", err.Error(), "")
+		case w < WindowMin || w%Hop(w) != 0:
+			r.problem(seen["windows"], field+".windows", fmt.Sprintf("a window of %s is not at least 5m and whole hops of %s", text, FormatDuration(Hop(max(w, 1)))),
+				"windows below 12h move in steps of 5m, below 12d of 1h, else of 1d")
+		case slices.Contains(a.Windows, w):
+			r.problem(seen["windows"], field+".windows", text+" stands twice", "remove one of them")
+		default:
+			a.Windows = append(a.Windows, w)
+		}
+	}
+	slices.Sort(a.Windows)
+	for _, w := range a.Windows {
+		if slices.Contains(v.FeatureNames(), a.FeatureName(w)) {
+			r.problem(n, field+".name", fmt.Sprintf("feature %s stands twice in the view", a.FeatureName(w)), "rename one of the aggregates")
+			return
+		}
+	}
+	v.Aggregates = append(v.Aggregates, a)
+}
+
+func (l *loader) readService(r *reader, n *yaml.Node, field string) {
+	s := &Service{At: r.place(n)}
+	var features []string
+	seen := r.mapping(n, field, fields{"name": r.str(&s.Name), "features": r.strs(&features)})
+	ok := r.named(n, field, seen, s.Name, "feature service", func(name string) *Place {
+		if o := l.project.Service(name); o != nil {
+			return &o.At
+		}
+		return nil
+	})
+	if ok {
+		l.project.Services = append(l.project.Services, s)
+		l.services = append(l.services, service{s, features})
+	}
+}
+
+// loadDataset reads one file of datasets/: a request for a training set.
+func (l *loader) loadDataset(r *reader, root *yaml.Node) {
+	d := request{DatasetRequest: &DatasetRequest{At: r.place(root), TimeColumn: DefaultTimeColumn, AsOf: ServedClock}}
+	var knownAt, atLabelTime string
+	seen := r.mapping(root, "", fields{
+		"dataset": r.str(&d.Name), "labels": r.str(&d.Labels), "time_column": r.str(&d.TimeColumn), "service": r.str(&d.Service),
+		"features": r.strs(&d.features), "as_of": enum(r, &d.AsOf, ServedClock, EventClock), "known_at": r.str(&knownAt),
+		"at_label_time":    enum(r, &atLabelTime, "include", "exclude"),
+		"require_complete": r.boolean(&d.RequireComplete), "out": r.str(&d.Out),
+	})
+	if seen == nil {
+		return
+	}
+	for _, key := range []string{"dataset", "labels", "out"} {
+		if seen[key] == nil {
+			r.problem(root, key, "missing", map[string]string{
+				"dataset": "name the training set, such as dataset: churn", "labels": "name the file with the labels, such as labels: labels.csv",
+				"out": "name the file to write, such as out: churn.parquet",
+			}[key])
+		}
+	}
+	if seen["dataset"] != nil {
+		r.name(seen["dataset"], "dataset", d.Name)
+	}
+	if (seen["service"] == nil) == (seen["features"] == nil) {
+		r.problem(root, "features", "want a service or features", "name one: service: churn_v1, or features: [\"profile:mkt_status\"]")
+	}
+	if seen["known_at"] != nil {
+		t, err := time.Parse(time.RFC3339Nano, knownAt)
+		if err != nil {
+			r.problem(seen["known_at"], "known_at", fmt.Sprintf("%q is not a time", knownAt), "write RFC 3339, such as 2026-11-01T00:00:00Z")
+		}
+		t = t.UTC().Truncate(time.Microsecond)
+		d.KnownAt = &t
+	}
+	d.ExcludeLabelTime = atLabelTime == "exclude"
+	if ext := strings.ToLower(d.Out); seen["out"] != nil && !strings.HasSuffix(ext, ".parquet") {
+		r.problem(seen["out"], "out", fmt.Sprintf("%q is not a Parquet file", d.Out), "end its name in .parquet")
+	}
+	l.project.Datasets = append(l.project.Datasets, d.DatasetRequest)
+	l.requests = append(l.requests, d)
+}

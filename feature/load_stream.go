@@ -1,0 +1,311 @@
+package feature
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+var nameText = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
+
+// name notes a problem unless text can name a stream, a column, an entity, a view, a feature or a service.
+func (r *reader) name(n *yaml.Node, field, text string) bool {
+	switch {
+	case !nameText.MatchString(text):
+		r.problem(n, field, fmt.Sprintf("%q is not a name", text), "use lower-case letters, digits and _, starting with a letter, 63 at most")
+	case strings.Contains(text, "__"):
+		r.problem(n, field, fmt.Sprintf("%q has a double underscore", text), "use single ones: <view>__<feature> names the columns of training sets")
+	default:
+		return true
+	}
+	return false
+}
+
+func newStream(at Place) *Stream {
+	return &Stream{At: at, Payload: FullPayload, MaxClockSkew: 5 * time.Minute, Keyed: true}
+}
+
+// loadStream reads one file of streams/: a declared stream, a replacement of a built-in, or an extension of one.
+func (l *loader) loadStream(r *reader, root *yaml.Node) {
+	var name string
+	var extend bool
+	keys := map[string]*yaml.Node{}
+	if root.Kind == yaml.MappingNode {
+		for i := 0; i+1 < len(root.Content); i += 2 {
+			keys[root.Content[i].Value] = root.Content[i+1]
+		}
+	}
+	if n := keys["stream"]; n != nil {
+		name = n.Value
+	}
+	if n := keys["extend"]; n != nil {
+		r.boolean(&extend)(n, "extend")
+	}
+	builtin := l.builtins[name]
+	if first, twice := l.declared[name]; twice && name != "" {
+		r.problem(root, "stream", fmt.Sprintf("stream %s is declared twice, first in %s", name, first), "keep one file a stream")
+		return
+	}
+	s := newStream(r.place(root))
+	switch {
+	case extend && builtin == nil:
+		r.problem(keys["extend"], "extend", fmt.Sprintf("%q is not a built-in stream", name),
+			"extend one of "+strings.Join(l.builtinNames(), ", ")+", or declare kind and format instead")
+		return
+	case extend:
+		for _, fixed := range []string{"kind", "format", "key"} {
+			if n := keys[fixed]; n != nil {
+				r.problem(n, fixed, "an extension can't change it", "remove the line, or remove extend to replace the stream whole")
+			}
+		}
+		copied := *builtin
+		copied.Columns = slices.Clone(builtin.Columns)
+		copied.At = s.At
+		s = &copied
+	case builtin != nil && (keys["kind"] == nil || keys["format"] == nil):
+		r.problem(root, "stream", fmt.Sprintf("%s is a built-in stream", name),
+			"add extend: true to add columns to it, or kind, format, key and columns to replace it whole")
+		return
+	}
+	l.readStream(r, root, s)
+	l.declared[s.Name] = s.At
+	if i := slices.IndexFunc(l.project.Streams, func(o *Stream) bool { return o.Name == s.Name }); i >= 0 {
+		l.project.Streams[i] = s
+	} else {
+		l.project.Streams = append(l.project.Streams, s)
+	}
+}
+
+// readStream reads a stream's keys over what s holds already and checks what one file can tell.
+func (l *loader) readStream(r *reader, root *yaml.Node, s *Stream) {
+	inherited := len(s.Columns)
+	var extend bool
+	seen := r.mapping(root, "", fields{
+		"stream":            r.str(&s.Name),
+		"extend":            r.boolean(&extend),
+		"kind":              enum(r, &s.Kind, StateStream, EventStream),
+		"format":            enum(r, &s.Format, EnvelopeFormat, RowFormat),
+		"topic":             r.str(&s.Topic),
+		"key":               r.strs(&s.Key),
+		"event_time":        r.str(&s.EventTime),
+		"sequence":          r.str(&s.Sequence),
+		"processed_time":    r.str(&s.ProcessedTime),
+		"id":                r.str(&s.ID),
+		"cluster_by":        r.str(&s.ClusterBy),
+		"track":             r.strs(&s.Track),
+		"payload":           enum(r, &s.Payload, FullPayload, PatchPayload),
+		"event_types":       r.strs(&s.EventTypes),
+		"allowed_lateness":  r.duration(&s.AllowedLateness),
+		"max_clock_skew":    r.duration(&s.MaxClockSkew),
+		"keyed":             r.boolean(&s.Keyed),
+		"delete_when":       nil,
+		"load":              nil,
+		"mapping":           nil,
+		"dead_letter_topic": nil,
+		"columns": func(n *yaml.Node, field string) {
+			r.sequence(n, field, func(n *yaml.Node, field string) { l.readColumn(r, n, field, s) })
+		},
+	})
+	if seen == nil {
+		return
+	}
+	at := func(key string) *yaml.Node {
+		if n := seen[key]; n != nil {
+			return n
+		}
+		return root
+	}
+	missing := func(key, remedy string) { r.problem(root, key, "missing", remedy) }
+	if seen["stream"] == nil {
+		missing("stream", "name the stream, such as stream: profile")
+		return
+	}
+	if !r.name(seen["stream"], "stream", s.Name) {
+		return
+	}
+	if s.Kind == "" && seen["kind"] == nil {
+		missing("kind", "say kind: state (each event carries the state of its entity) or kind: event (each event is a fact)")
+	}
+	if s.Format == "" && seen["format"] == nil {
+		missing("format", "say format: envelope (canonical events) or format: row (flat records)")
+	}
+	if s.Topic == "" {
+		s.Topic = s.Name + ".v1"
+	}
+	if !topicText.MatchString(s.Topic) {
+		r.problem(at("topic"), "topic", fmt.Sprintf("%q is not a topic's name", s.Topic), "use letters, digits, ., _ and -, 249 at most")
+	}
+	if len(s.Columns) == inherited && !extend {
+		missing("columns", "list the columns, such as {name: score, type: double}")
+		return
+	}
+	if len(s.Key) == 0 {
+		missing("key", "name the columns that identify an entity, such as key: [contact_id]")
+	}
+	for _, k := range s.Key {
+		switch c, ok := s.Column(k); {
+		case !ok:
+			r.problem(at("key"), "key", fmt.Sprintf("stream %s has no column %q", s.Name, k), didYouMean(k, s.columnNames()))
+		case !c.Type.Key():
+			r.problem(at("key"), "key", fmt.Sprintf("column %s is %s, which can't be part of a key", k, c.Type),
+				"use columns of string, int64, date, timestamp or bool")
+		}
+	}
+	if s.ClusterBy == "" && len(s.Key) > 0 {
+		s.ClusterBy = s.Key[0]
+	}
+	if c, ok := s.Column(s.ClusterBy); s.ClusterBy != "" && !slices.Contains(s.Key, s.ClusterBy) {
+		switch {
+		case !ok:
+			r.problem(at("cluster_by"), "cluster_by", fmt.Sprintf("stream %s has no column %q", s.Name, s.ClusterBy), didYouMean(s.ClusterBy, s.columnNames()))
+		case !c.Type.Key():
+			r.problem(at("cluster_by"), "cluster_by", fmt.Sprintf("column %s is %s", s.ClusterBy, c.Type), "use a column of string, int64, date or timestamp")
+		case s.Kind == StateStream:
+			r.problem(at("cluster_by"), "cluster_by", "a state stream is clustered by its key", "remove it")
+		}
+	}
+	l.readStreamTime(r, s, seen, root)
+	l.readStreamFormat(r, s, seen, root)
+	for _, t := range s.Track {
+		switch _, ok := s.Column(t); {
+		case !ok:
+			r.problem(at("track"), "track", fmt.Sprintf("stream %s has no column %q", s.Name, t), didYouMean(t, s.columnNames()))
+		case !s.trackable(t):
+			r.problem(at("track"), "track", fmt.Sprintf("%s is part of the key, the event time or the sequence, which are never tracked", t), "remove it from track")
+		}
+	}
+	if s.Kind == EventStream {
+		for _, key := range []string{"track", "payload"} {
+			if n := seen[key]; n != nil {
+				r.problem(n, key, "an event stream has no versions", "remove it")
+			}
+		}
+	}
+}
+
+var topicText = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
+
+// readStreamTime checks the fields that hold times and order.
+func (l *loader) readStreamTime(r *reader, s *Stream, seen map[string]*yaml.Node, root *yaml.Node) {
+	if s.EventTime == "" && s.Format == RowFormat {
+		r.problem(root, "event_time", "missing", "name the field that says when the row was true, such as event_time: event_timestamp")
+	}
+	for _, f := range []struct {
+		key, column string
+		kinds       []Kind
+		want        string
+	}{
+		{"event_time", s.EventTime, []Kind{Timestamp}, "timestamp"},
+		{"processed_time", s.ProcessedTime, []Kind{Timestamp}, "timestamp"},
+		{"sequence", s.Sequence, []Kind{Int64, Timestamp}, "int64 or timestamp"},
+	} {
+		c, ok := s.Column(f.column)
+		if n := seen[f.key]; ok && n != nil && (c.Type.List || !slices.Contains(f.kinds, c.Type.Kind)) {
+			r.problem(n, f.key, fmt.Sprintf("column %s is %s, not %s", c.Name, c.Type, f.want), "declare its type as "+f.want)
+		}
+	}
+}
+
+// readStreamFormat checks the keys that only one format has.
+func (l *loader) readStreamFormat(r *reader, s *Stream, seen map[string]*yaml.Node, root *yaml.Node) {
+	switch s.Format {
+	case EnvelopeFormat:
+		if s.EventTypes == nil {
+			s.EventTypes = []string{camelCase(s.Name) + ".*"}
+		}
+		if n := seen["id"]; n != nil {
+			r.problem(n, "id", "an envelope brings its own event_id", "remove it")
+		}
+		if n := seen["processed_time"]; n != nil {
+			r.problem(n, "processed_time", "an envelope says it in received_at", "remove it")
+		}
+	case RowFormat:
+		if n := seen["event_types"]; n != nil {
+			r.problem(n, "event_types", "rows have no event type", "remove it")
+		}
+		if s.ID == "" && s.Kind == EventStream {
+			r.problem(root, "id", "missing", "say id: position (every row is an event of its own) or name the column with the event's id")
+		}
+	}
+	if s.Payload == PatchPayload && s.Format == RowFormat && seen["payload"] != nil && len(s.Key) > 0 && s.ID == "" {
+		// Two equal patches of a row are the same event unless something tells them apart.
+		r.problem(seen["payload"], "payload", "a patch stream of rows needs an id", "name the column with the event's id, or say id: position")
+	}
+}
+
+func (l *loader) readColumn(r *reader, n *yaml.Node, field string, s *Stream) {
+	var c Column
+	var typeText, pathText string
+	var least, greatest string
+	seen := r.mapping(n, field, fields{
+		"name": r.str(&c.Name), "type": r.str(&typeText), "path": r.str(&pathText), "enum": r.strs(&c.Enum),
+		"min": r.str(&least), "max": r.str(&greatest), "pii": nil,
+	})
+	if seen == nil {
+		return
+	}
+	if seen["name"] == nil {
+		r.problem(n, field+".name", "missing", "name the column")
+		return
+	}
+	if !r.name(seen["name"], field+".name", c.Name) {
+		return
+	}
+	if _, twice := s.Column(c.Name); twice {
+		r.problem(n, field+".name", fmt.Sprintf("column %s stands twice in stream %s", c.Name, s.Name), "remove one of them")
+		return
+	}
+	if reserved(c.Name) {
+		r.problem(n, field+".name", fmt.Sprintf("loam itself writes a column %s", c.Name),
+			fmt.Sprintf("name it otherwise and say where it is: {name: my_%s, path: %s, …}", c.Name, c.Name))
+		return
+	}
+	if seen["type"] == nil {
+		r.problem(n, field+".type", "missing", "give the column's type, such as string")
+		return
+	}
+	t, err := ParseType(typeText)
+	if err != nil {
+		r.problem(seen["type"], field+".type", err.Error(), "")
+		t = Type{Kind: String} // kept, so that references to the column cause no more problems
+	}
+	c.Type = t
+	if pathText == "" {
+		pathText = c.Name
+	}
+	c.Path = strings.Split(pathText, ".")
+	if slices.Contains(c.Path, "") {
+		r.problem(seen["path"], field+".path", fmt.Sprintf("%q has an empty part", pathText), "write a path such as name.first")
+	}
+	if c.Enum != nil && t.Kind != String {
+		r.problem(seen["enum"], field+".enum", fmt.Sprintf("column %s is %s", c.Name, t), "only strings have an enum")
+	}
+	for _, bound := range []struct {
+		key, text string
+		dst       **float64
+	}{{"min", least, &c.Min}, {"max", greatest, &c.Max}} {
+		if seen[bound.key] == nil {
+			continue
+		}
+		v, err := strconv.ParseFloat(bound.text, 64)
+		if err != nil || t.List || (t.Kind != Int64 && t.Kind != Double && t.Kind != Decimal) {
+			r.problem(seen[bound.key], field+"."+bound.key, fmt.Sprintf("column %s is %s and the bound %q", c.Name, t, bound.text), "only numbers have bounds, and they are numbers")
+			continue
+		}
+		*bound.dst = &v
+	}
+	s.Columns = append(s.Columns, c)
+}
+
+func (s *Stream) columnNames() []string {
+	names := make([]string, len(s.Columns))
+	for i, c := range s.Columns {
+		names[i] = c.Name
+	}
+	return names
+}

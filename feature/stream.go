@@ -1,0 +1,124 @@
+package feature
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// StreamKind says what an event of a stream is.
+type StreamKind string
+
+// Kinds of streams.
+const (
+	StateStream StreamKind = "state" // each event carries the state of its entity: becomes SCD2 history
+	EventStream StreamKind = "event" // each event is a fact: an append-only table
+)
+
+// Format says how an event of a stream is written.
+type Format string
+
+// Formats of streams.
+const (
+	EnvelopeFormat Format = "envelope" // {"envelope": {…}, "payload": {…}}, columns are payload fields
+	RowFormat      Format = "row"      // flat records, columns are fields
+)
+
+// Payload says what a state event carries.
+type Payload string
+
+// Payloads of state streams.
+const (
+	FullPayload  Payload = "full"  // the whole state: an absent field is null
+	PatchPayload Payload = "patch" // what changed: an absent field is unchanged, an explicit null is null
+)
+
+// PositionID is the value of a row stream's `id:` that makes the position the event's identity.
+const PositionID = "position"
+
+// SchemaMajor is the major schema_version of envelopes that loam understands.
+const SchemaMajor = 1
+
+// Column is one column of a stream.
+type Column struct {
+	Name string
+	Type Type
+	Path []string // where the value stands in the payload or record; [Name] unless `path:` says otherwise
+	Enum []string // the values a string column may have; nil allows all
+	Min  *float64 // least and greatest value of a number; nil is unbounded
+	Max  *float64
+}
+
+// Stream is one canonical topic and what loam knows of it.
+type Stream struct {
+	Name          string
+	Kind          StreamKind
+	Format        Format
+	Topic         string
+	Key           []string // columns that identify the entity (state) or the event (event), in declared order
+	EventTime     string   // field with the event time; "" in an envelope stream means the envelope's occurred_at
+	Sequence      string   // field that settles ties of event time; "" for none
+	ProcessedTime string   // field with the time the source processed the event; "" for none
+	ID            string   // row streams: the field with the event id, PositionID, or "" for a hash of the content
+	ClusterBy     string   // column that files are clustered and bucketed by
+	Columns       []Column
+	Track         []string // tracked columns; nil means all that can be
+	Payload       Payload
+	EventTypes    []string // envelope streams: exact event types, or <Name>.* for any verb
+	// AllowedLateness is subtracted from the newest event time to give the watermark.
+	AllowedLateness time.Duration
+	// MaxClockSkew is how far ahead of recorded_at a live event's time may be.
+	MaxClockSkew time.Duration
+	// Keyed promises that each record's Kafka key is its entity's key.
+	Keyed bool
+
+	At Place
+}
+
+// Column returns the column with this name.
+func (s *Stream) Column(name string) (Column, bool) {
+	for _, c := range s.Columns {
+		if c.Name == name {
+			return c, true
+		}
+	}
+	return Column{}, false
+}
+
+// Tracked reports whether a change of the named column opens a version.
+func (s *Stream) Tracked(name string) bool {
+	if s.Track != nil {
+		return slices.Contains(s.Track, name)
+	}
+	return s.trackable(name) && name != "source_metadata"
+}
+
+// trackable reports whether the column may be tracked at all.
+func (s *Stream) trackable(name string) bool {
+	return !slices.Contains(s.Key, name) && name != s.EventTime && name != s.Sequence
+}
+
+// Takes reports whether an envelope of this event type belongs to the stream.
+func (s *Stream) Takes(eventType string) bool {
+	for _, t := range s.EventTypes {
+		if aggregate, any := strings.CutSuffix(t, ".*"); any {
+			if name, _, dotted := strings.Cut(eventType, "."); dotted && name == aggregate {
+				return true
+			}
+		} else if t == eventType {
+			return true
+		}
+	}
+	return false
+}
+
+// camelCase is the aggregate's name in event types: crm_account becomes CrmAccount.
+func camelCase(name string) string {
+	var b strings.Builder
+	for _, part := range strings.Split(name, "_") {
+		if part != "" {
+			b.WriteString(strings.ToUpper(part[:1]) + part[1:])
+		}
+	}
+	return b.String()
+}

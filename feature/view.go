@@ -1,0 +1,134 @@
+package feature
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Entity is something features describe, found by its join keys.
+type Entity struct {
+	Name     string
+	JoinKeys []string // column names, in declared order
+	At       Place
+}
+
+// Feature is one value of an attribute view.
+type Feature struct {
+	Name string
+	Type Type   // of the column, or as declared beside sql
+	SQL  string // a checked scalar expression over the stream's columns; "" means the column of this name
+	At   Place
+}
+
+// Expr is the expression of the feature: its sql, or its column quoted.
+func (f Feature) Expr() string {
+	if f.SQL != "" {
+		return f.SQL
+	}
+	return `"` + strings.ReplaceAll(f.Name, `"`, `""`) + `"`
+}
+
+// Fn is an aggregate function.
+type Fn string
+
+// Aggregate functions of windowed views.
+const (
+	Count    Fn = "count" // rows, or the non-nulls of a column
+	Sum      Fn = "sum"
+	Avg      Fn = "avg"
+	Min      Fn = "min"
+	Max      Fn = "max"
+	First    Fn = "first" // by the order
+	Last     Fn = "last"
+	Distinct Fn = "distinct" // exact, at most DistinctMax values a window
+)
+
+// DistinctMax bounds the values a distinct aggregate counts in a window; beyond it the feature is null on both sides.
+const DistinctMax = 10_000
+
+// Aggregate is one aggregate of a windowed view; each of its windows gives a feature <name>_<window>.
+type Aggregate struct {
+	Name    string
+	Fn      Fn
+	Column  string          // "" only for count
+	Where   string          // a checked boolean expression over the stream's columns, or ""
+	Windows []time.Duration // ascending, each at least WindowMin and whole hops
+	At      Place
+}
+
+// WindowMin is the shortest window.
+const WindowMin = 5 * time.Minute
+
+// Hop is the step in which the tail of a window moves: 5 minutes below 12 hours, 1 hour below 12 days, else 1 day.
+func Hop(window time.Duration) time.Duration {
+	switch {
+	case window < 12*time.Hour:
+		return 5 * time.Minute
+	case window < 12*24*time.Hour:
+		return time.Hour
+	default:
+		return 24 * time.Hour
+	}
+}
+
+// FeatureName is the name of the aggregate's feature over one of its windows.
+func (a Aggregate) FeatureName(window time.Duration) string {
+	return a.Name + "_" + FormatDuration(window)
+}
+
+// View is a feature view: the features of one entity that come from one stream. It has either features (an attribute
+// view, over the state of a state stream) or aggregates (a windowed view, over the events of an event stream).
+type View struct {
+	Name       string
+	Entity     string
+	Stream     string
+	TTL        time.Duration // a value is served at most this long after the change that confirmed it; 0 for ever
+	Features   []Feature
+	Aggregates []Aggregate
+	At         Place
+}
+
+// Windowed reports whether the view has aggregates over windows of events.
+func (v *View) Windowed() bool { return len(v.Aggregates) > 0 }
+
+// FeatureNames are the names of all features of the view, in declared order.
+func (v *View) FeatureNames() []string {
+	var names []string
+	for _, f := range v.Features {
+		names = append(names, f.Name)
+	}
+	for _, a := range v.Aggregates {
+		for _, w := range a.Windows {
+			names = append(names, a.FeatureName(w))
+		}
+	}
+	return names
+}
+
+// Ref names a feature of a view, written view:feature.
+type Ref struct{ View, Feature string }
+
+// ParseRef reads view:feature; view:* or view alone mean every feature of the view.
+func ParseRef(text string) (Ref, error) {
+	view, name, found := strings.Cut(text, ":")
+	if !found {
+		name = "*"
+	}
+	if view == "" || name == "" || strings.Contains(name, ":") {
+		return Ref{}, fmt.Errorf("%q is not a feature; write view:feature, or view:* for all of a view", text)
+	}
+	return Ref{View: view, Feature: name}, nil
+}
+
+func (r Ref) String() string { return r.View + ":" + r.Feature }
+
+// Column is the feature's column in a training set: view__feature.
+func (r Ref) Column() string { return r.View + "__" + r.Feature }
+
+// Service is a named list of features that a model uses.
+type Service struct {
+	Name     string
+	Features []Ref // resolved: no wildcards, no repeats
+	At       Place
+}
