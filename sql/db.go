@@ -1,0 +1,161 @@
+//go:build duckdb_arrow
+
+package sql
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"fmt"
+	"net/url"
+	"strconv"
+
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/duckdb/duckdb-go/v2"
+)
+
+// Options configure a [DB].
+type Options struct {
+	MemoryBytes int64  // bound of DuckDB's memory; 0 leaves its default of 80 % of the machine's
+	Threads     int    // 0 leaves one a core
+	TempDir     string // where it spills to; "" means it doesn't
+	Files       bool   // whether statements may read and write files
+}
+
+// DB is an in-memory DuckDB with one connection. It is not safe for concurrent use.
+type DB struct {
+	connector *duckdb.Connector
+	pool      *sql.DB
+	conn      *sql.Conn
+	views     int // names given to Arrow views and lake views so far
+}
+
+// Open starts an empty database.
+func Open(ctx context.Context, o Options) (*DB, error) {
+	settings := url.Values{
+		"autoinstall_known_extensions": {"false"},
+		"autoload_known_extensions":    {"false"},
+		"preserve_insertion_order":     {"true"},
+		"temp_directory":               {o.TempDir},
+	}
+	if o.MemoryBytes > 0 {
+		settings.Set("memory_limit", strconv.FormatInt(o.MemoryBytes, 10)+"B")
+	}
+	if o.Threads > 0 {
+		settings.Set("threads", strconv.Itoa(o.Threads))
+	}
+	connector, err := duckdb.NewConnector("?"+settings.Encode(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("start DuckDB: %w", err)
+	}
+	pool := sql.OpenDB(connector)
+	conn, err := pool.Conn(ctx)
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("start DuckDB: %w", err)
+	}
+	db := &DB{connector: connector, pool: pool, conn: conn}
+	if !o.Files {
+		if err := db.Exec(ctx, "SET enable_external_access = false"); err != nil {
+			db.Close()
+			return nil, err
+		}
+	}
+	if err := db.Exec(ctx, "SET TimeZone = 'UTC';\n"+Statement("macros")); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
+// Close ends the database; what it held is gone.
+func (db *DB) Close() error {
+	if err := db.conn.Close(); err != nil {
+		return fmt.Errorf("close DuckDB: %w", err)
+	}
+	if err := db.pool.Close(); err != nil {
+		return fmt.Errorf("close DuckDB: %w", err)
+	}
+	return nil
+}
+
+// Exec runs statements that return no rows. Arguments bind to $1, $2, … of the last.
+func (db *DB) Exec(ctx context.Context, statement string, args ...any) error {
+	if _, err := db.conn.ExecContext(ctx, statement, args...); err != nil {
+		return fmt.Errorf("run SQL: %w", err)
+	}
+	return nil
+}
+
+// Query runs a statement and returns its rows, which the caller closes.
+func (db *DB) Query(ctx context.Context, statement string, args ...any) (*sql.Rows, error) {
+	rows, err := db.conn.QueryContext(ctx, statement, args...)
+	if err != nil {
+		return nil, fmt.Errorf("run SQL: %w", err)
+	}
+	return rows, nil
+}
+
+// QueryRow runs a statement that gives one row, and scans it.
+func (db *DB) QueryRow(ctx context.Context, statement string, args []any, dst ...any) error {
+	if err := db.conn.QueryRowContext(ctx, statement, args...).Scan(dst...); err != nil {
+		return fmt.Errorf("run SQL: %w", err)
+	}
+	return nil
+}
+
+// Arrow runs a statement and hands each batch of its result, of 2,048 rows at most, to use; the batches are released
+// after use returns.
+func (db *DB) Arrow(ctx context.Context, statement string, use func(array.RecordReader) error, args ...any) error {
+	return db.withArrow(func(a *duckdb.Arrow) error {
+		reader, err := a.QueryContext(ctx, statement, args...)
+		if err != nil {
+			return fmt.Errorf("run SQL: %w", err)
+		}
+		defer reader.Release()
+		if err := use(reader); err != nil {
+			return err
+		}
+		if err := reader.Err(); err != nil {
+			return fmt.Errorf("read a result: %w", err)
+		}
+		return nil
+	})
+}
+
+// Import copies what the reader gives into a new table of that name, replacing one that exists.
+func (db *DB) Import(ctx context.Context, table string, reader array.RecordReader) error {
+	db.views++
+	view := fmt.Sprintf("loam_arrow_%d", db.views)
+	err := db.withArrow(func(a *duckdb.Arrow) error {
+		release, err := a.RegisterView(reader, view)
+		if err != nil {
+			return fmt.Errorf("import Arrow into %s: %w", table, err)
+		}
+		defer release()
+		// SELECT * takes every column in order, the one query on an Arrow view that is right.
+		_, err = a.QueryContext(ctx, Render("CREATE OR REPLACE TABLE {table} AS SELECT * FROM {view}",
+			Args{"table": Ident(table), "view": Ident(view)}))
+		if err != nil {
+			return fmt.Errorf("import Arrow into %s: %w", table, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := reader.Err(); err != nil {
+		return fmt.Errorf("import Arrow into %s: %w", table, err)
+	}
+	return db.Exec(ctx, Render("DROP VIEW IF EXISTS {view}", Args{"view": Ident(view)}))
+}
+
+func (db *DB) withArrow(use func(*duckdb.Arrow) error) error {
+	return db.conn.Raw(func(driverConn any) error {
+		a, err := duckdb.NewArrowFromConn(driverConn.(driver.Conn))
+		if err != nil {
+			return fmt.Errorf("open DuckDB's Arrow interface: %w", err)
+		}
+		return use(a)
+	})
+}
