@@ -102,7 +102,7 @@ func (l *loader) checkJoinKeys(v *View, e *Entity, s *Stream) {
 		case !ok:
 			l.problems.add(v.At, field, fmt.Sprintf("entity %s is joined by %s, which stream %s lacks", e.Name, k, s.Name), didYouMean(k, s.columnNames()))
 		case !c.Type.Key():
-			l.problems.add(v.At, field, fmt.Sprintf("join key %s is %s in stream %s", k, c.Type, s.Name), "join by string, int64, date, timestamp or bool")
+			l.problems.add(v.At, field, fmt.Sprintf("join key %s is %s in stream %s", k, c.Type, s.Name), "join by string, int64, date or timestamp")
 		}
 	}
 }

@@ -153,7 +153,7 @@ func (l *loader) readStream(r *reader, root *yaml.Node, s *Stream) {
 			r.problem(at("key"), "key", fmt.Sprintf("stream %s has no column %q", s.Name, k), didYouMean(k, s.columnNames()))
 		case !c.Type.Key():
 			r.problem(at("key"), "key", fmt.Sprintf("column %s is %s, which can't be part of a key", k, c.Type),
-				"use columns of string, int64, date, timestamp or bool")
+				"use columns of string, int64, date or timestamp")
 		}
 	}
 	if s.ClusterBy == "" && len(s.Key) > 0 {

@@ -155,3 +155,15 @@ func ParseOrder(text string) (Order, error) {
 	}
 	return o, nil
 }
+
+// KeySeparator stands between the parts of a composite key's text.
+const KeySeparator = "\x1f"
+
+// Identity is what makes two deliveries the same event: its id, its key as text and its event time. The text of a key
+// is its parts joined by [KeySeparator]: strings as they are, numbers in decimal, dates as days and timestamps as
+// microseconds since 1970 UTC.
+type Identity struct {
+	EventID   string
+	Key       string
+	EventTime int64 // microseconds since 1970 UTC
+}

@@ -140,7 +140,7 @@ func (t Type) SQL() string {
 // Key reports whether a column of this type may be part of a key: exact, scalar and comparable.
 func (t Type) Key() bool {
 	switch t.Kind {
-	case String, Int64, Date, Timestamp, Bool:
+	case String, Int64, Date, Timestamp:
 		return !t.List
 	default:
 		return false

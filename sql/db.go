@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strconv"
 
+	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/duckdb/duckdb-go/v2"
 )
@@ -158,4 +159,34 @@ func (db *DB) withArrow(use func(*duckdb.Arrow) error) error {
 		}
 		return use(a)
 	})
+}
+
+// Collect runs a statement and keeps all batches of its result, which the caller releases.
+func (db *DB) Collect(ctx context.Context, statement string, args ...any) ([]arrow.RecordBatch, error) {
+	var batches []arrow.RecordBatch
+	err := db.Arrow(ctx, statement, func(r array.RecordReader) error {
+		for r.Next() {
+			batch := r.RecordBatch()
+			batch.Retain()
+			batches = append(batches, batch)
+		}
+		return nil
+	}, args...)
+	if err != nil {
+		for _, b := range batches {
+			b.Release()
+		}
+		return nil, err
+	}
+	return batches, nil
+}
+
+// ImportBatches copies batches of one schema into a new table of that name, replacing one that exists.
+func (db *DB) ImportBatches(ctx context.Context, table string, schema *arrow.Schema, batches []arrow.RecordBatch) error {
+	reader, err := array.NewRecordReader(schema, batches)
+	if err != nil {
+		return fmt.Errorf("import Arrow into %s: %w", table, err)
+	}
+	defer reader.Release()
+	return db.Import(ctx, table, reader)
 }

@@ -129,10 +129,5 @@ func (db *DB) importDeletes(ctx context.Context, table string, f Files, which []
 	}
 	batch := b.NewRecordBatch()
 	defer batch.Release()
-	reader, err := array.NewRecordReader(schema, []arrow.RecordBatch{batch})
-	if err != nil {
-		return fmt.Errorf("list deleted rows: %w", err)
-	}
-	defer reader.Release()
-	return db.Import(ctx, table, reader)
+	return db.ImportBatches(ctx, table, schema, []arrow.RecordBatch{batch})
 }

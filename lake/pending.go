@@ -1,0 +1,251 @@
+package lake
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/arrow-go/v18/arrow/memory"
+	"github.com/apache/iceberg-go"
+	"github.com/apache/iceberg-go/table/dv"
+	"github.com/google/uuid"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/scd"
+)
+
+// place is where a row of a history stands.
+type place struct {
+	file int32 // number in merger.files
+	row  uint32
+}
+
+// pending is one attempt to commit to a history: derived, then written, and applied to the index only once the commit
+// has succeeded.
+type pending struct {
+	merger  *merger
+	retired map[int32][]int64 // rows to delete, by file
+	rows    []newRow
+	entries []newEntry
+	result  Result
+
+	writer     *fileWriter
+	data       []iceberg.DataFile
+	vectors    []iceberg.DataFile
+	superseded []iceberg.DataFile
+}
+
+// newRow is a version to write.
+type newRow struct {
+	key     string
+	version scd.Version
+	entry   int // index in entries of the key whose open version this is, or -1
+}
+
+// newEntry is what the index shall know of a key.
+type newEntry struct {
+	key    string
+	newest int64
+	open   *scd.Version
+	at     place // of the open version; set when it is written
+}
+
+// add takes the patch of a key, whose newest change and open version are then those given. at is where the open version
+// stands if the patch leaves that as it is; placeOf gives the places of versions that it retires.
+func (p *pending) add(key string, patch scd.Patch, newest int64, open *scd.Version, at place, placeOf func(scd.Version) place) {
+	p.entries = append(p.entries, newEntry{key: key, newest: newest, open: open, at: at})
+	for _, v := range patch.Retire {
+		where := placeOf(v)
+		p.retired[where.file] = append(p.retired[where.file], int64(where.row))
+	}
+	for _, v := range patch.Add {
+		entry := -1
+		if v.To == scd.Open {
+			entry = len(p.entries) - 1
+		}
+		p.rows = append(p.rows, newRow{key, v, entry})
+	}
+	p.result.Added += int64(len(patch.Add))
+	p.result.Retired += int64(len(patch.Retire))
+	p.result.Versions += int64(len(patch.Add) - len(patch.Retire))
+}
+
+// write writes the data files and deletion vectors. On an error nothing that was written is referred to.
+func (p *pending) write(ctx context.Context) error {
+	var err error
+	if p.writer, err = p.merger.history.fileWriter(ctx); err != nil {
+		return err
+	}
+	if err := p.writeRows(); err != nil {
+		return err
+	}
+	return p.writeVectors(ctx)
+}
+
+// partition is the key of a file to write.
+type partitionKey struct {
+	current bool
+	bucket  any
+}
+
+// writeRows writes the new versions, a file a partition, sorted by key and valid_from.
+func (p *pending) writeRows() error {
+	slices.SortFunc(p.rows, func(a, b newRow) int {
+		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.version.From, b.version.From))
+	})
+	groups := map[partitionKey][]*newRow{}
+	for i := range p.rows {
+		row := &p.rows[i]
+		k := partitionKey{row.version.To == scd.Open, bucketOfKey(row.key)}
+		groups[k] = append(groups[k], row)
+	}
+	keys := slices.SortedFunc(maps.Keys(groups), func(a, b partitionKey) int {
+		return cmp.Or(cmp.Compare(fmt.Sprint(a.current), fmt.Sprint(b.current)), cmp.Compare(fmt.Sprint(a.bucket), fmt.Sprint(b.bucket)))
+	})
+	for _, k := range keys {
+		batch := p.merger.layout.historyBatch(p.writer.schema, groups[k])
+		file, err := p.writer.write([]any{k.current, k.bucket}, batch)
+		batch.Release()
+		if err != nil {
+			return err
+		}
+		number := int32(len(p.merger.files) + len(p.data))
+		p.data = append(p.data, file)
+		for row, r := range groups[k] {
+			if r.entry >= 0 {
+				p.entries[r.entry].at = place{number, uint32(row)}
+			}
+		}
+	}
+	return nil
+}
+
+// writeVectors writes one Puffin file with a deletion vector for every file that rows are retired from. A new vector
+// holds all of the old one's rows, which it supersedes.
+func (p *pending) writeVectors(ctx context.Context) error {
+	if len(p.retired) == 0 {
+		return nil
+	}
+	m := p.merger
+	meta := m.history.tbl.Metadata()
+	w := dv.NewDVWriter(p.writer.fs, func(id int32) *iceberg.PartitionSpec { return meta.PartitionSpecByID(int(id)) })
+	for _, number := range slices.Sorted(maps.Keys(p.retired)) {
+		f := m.files[number]
+		path := f.data.FilePath()
+		if f.deleted != nil {
+			w.Load(path, f.deleted, f.data.SpecID(), f.data.Partition())
+			p.superseded = append(p.superseded, f.vector)
+		}
+		if err := w.Add(path, p.retired[number], f.data.SpecID(), f.data.Partition()); err != nil {
+			return fmt.Errorf("delete rows of %s: %w", path, err)
+		}
+	}
+	provider, err := m.history.tbl.LocationProvider()
+	if err != nil {
+		return fmt.Errorf("place deletion vectors: %w", err)
+	}
+	p.vectors, err = w.Flush(ctx, provider.NewDataLocation(uuid.NewString()+".puffin"))
+	if err != nil {
+		return fmt.Errorf("write deletion vectors of %s: %w", m.history.Name(), err)
+	}
+	return nil
+}
+
+// discard removes what was written for an attempt that did not succeed.
+func (p *pending) discard() {
+	if p.writer == nil {
+		return
+	}
+	p.writer.removeFiles(p.data)
+	if len(p.vectors) > 0 {
+		p.writer.removeFiles(p.vectors[:1]) // all of them are in one file
+	}
+	p.data, p.vectors = nil, nil
+}
+
+// apply brings the index to what was committed.
+func (p *pending) apply(r *Result) {
+	m := p.merger
+	for _, f := range p.data {
+		m.fileOf[f.FilePath()] = int32(len(m.files))
+		m.files = append(m.files, &liveFile{data: f})
+	}
+	for _, v := range p.vectors {
+		f := m.files[m.fileOf[*v.ReferencedDataFile()]]
+		if f.deleted == nil {
+			f.deleted = dv.NewRoaringPositionBitmap()
+		}
+		for _, row := range p.retired[m.fileOf[f.data.FilePath()]] {
+			f.deleted.Set(uint64(row))
+		}
+		f.vector = v
+	}
+	for _, e := range p.entries {
+		m.index.put([]byte(e.key), e.newest, e.open, e.at.file, e.at.row)
+	}
+	r.Added, r.Retired, r.Versions = r.Added+p.result.Added, r.Retired+p.result.Retired, r.Versions+p.result.Versions
+	r.NoOps, r.LateKeys = r.NoOps+p.result.NoOps, r.LateKeys+p.result.LateKeys
+}
+
+// bucketOfKey is the bucket of a packed key, by its first column. Packed values are the bytes that Iceberg hashes: text
+// as it is, every other kind of a key as eight bytes.
+func bucketOfKey(key string) any {
+	value, _ := scd.Next([]byte(key))
+	return bucketOfBytes(value)
+}
+
+// historyBatch makes the Arrow rows of versions in the order of the history's columns.
+func (l *layout) historyBatch(schema *arrow.Schema, rows []*newRow) arrow.RecordBatch {
+	b := array.NewRecordBuilder(memory.DefaultAllocator, schema)
+	defer b.Release()
+	b.Reserve(len(rows))
+	field := func(name string) array.Builder { return b.Field(schema.FieldIndices(name)[0]) }
+	columns := l.columns()
+	own := make([]array.Builder, len(columns))
+	for i, c := range columns {
+		own[i] = field(c.Name)
+	}
+	var (
+		from, to             = field(feature.ColValidFrom).(*array.TimestampBuilder), field(feature.ColValidTo).(*array.TimestampBuilder)
+		recorded, ingested   = field(feature.ColRecordedAt).(*array.TimestampBuilder), field(feature.ColIngestedAt).(*array.TimestampBuilder)
+		current              = field(feature.ColIsCurrent).(*array.BooleanBuilder)
+		eventID, topic       = field(feature.ColEventID).(*array.StringBuilder), field(feature.ColTopic).(*array.StringBuilder)
+		sequence             = field(feature.ColSequence).(*array.Int64Builder)
+		partitionCol, offset = field(feature.ColPartition).(*array.Int64Builder), field(feature.ColOffset).(*array.Int64Builder)
+	)
+	for _, r := range rows {
+		v := &r.version
+		for i, value := range v.Row.Values {
+			appendPacked(own[i], value)
+		}
+		from.Append(arrow.Timestamp(v.From))
+		if v.To == scd.Open {
+			to.AppendNull()
+		} else {
+			to.Append(arrow.Timestamp(v.To))
+		}
+		current.Append(v.To == scd.Open)
+		eventID.Append(v.Origin.EventID)
+		if v.Order.HasSequence {
+			sequence.Append(v.Order.Sequence)
+		} else {
+			sequence.AppendNull()
+		}
+		topic.Append(v.Origin.Topic)
+		partitionCol.Append(int64(v.Order.Partition))
+		offset.Append(v.Order.Offset)
+		recorded.Append(arrow.Timestamp(v.Origin.RecordedAt))
+		ingested.Append(arrow.Timestamp(v.Origin.IngestedAt))
+	}
+	// Columns that the table has and the stream no longer names stay null.
+	for i := range schema.NumFields() {
+		for n := len(rows) - b.Field(i).Len(); n > 0; n-- {
+			b.Field(i).AppendNull()
+		}
+	}
+	return b.NewRecordBatch()
+}

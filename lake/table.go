@@ -1,0 +1,228 @@
+package lake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/apache/iceberg-go"
+	"github.com/apache/iceberg-go/catalog"
+	"github.com/apache/iceberg-go/table"
+	"github.com/google/uuid"
+)
+
+// Table is one Iceberg table. It is not safe for concurrent use; other workers' commits are.
+type Table struct {
+	lake    *Lake
+	ident   table.Identifier
+	tbl     *table.Table // as it was last loaded or committed
+	commits int          // since the table's manifests were merged and its snapshots expired
+	// recovered says that the last commit was found to have succeeded after an error, so that the loaded table may hold
+	// later commits of others.
+	recovered bool
+}
+
+// openTable loads a table, and refuses one whose head loam did not write.
+func (l *Lake) openTable(ctx context.Context, name string) (*Table, error) {
+	t := &Table{lake: l, ident: table.Identifier{l.config.Namespace, name}}
+	if err := t.reload(ctx); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// Name is the table's full name.
+func (t *Table) Name() string { return strings.Join(t.ident, ".") }
+
+// SnapshotID is the id of the newest snapshot that was loaded, 0 for an empty table.
+func (t *Table) SnapshotID() int64 { return headID(t.tbl) }
+
+// Refresh loads what others have committed since.
+func (t *Table) Refresh(ctx context.Context) error { return t.reload(ctx) }
+
+// Offsets is where the table stands.
+func (t *Table) Offsets() (Offsets, error) {
+	o, err := parseOffsets(t.tbl.Properties())
+	if err != nil {
+		return o, fmt.Errorf("read the offsets of %s: %w", t.Name(), err)
+	}
+	return o, nil
+}
+
+func (t *Table) reload(ctx context.Context) error {
+	tbl, err := t.lake.catalog.LoadTable(ctx, t.ident)
+	if errors.Is(err, catalog.ErrNoSuchTable) {
+		return fmt.Errorf("%w: %s; run `loam apply` to make it", ErrNoTable, t.Name())
+	} else if err != nil {
+		return fmt.Errorf("load table %s: %w", t.Name(), err)
+	}
+	if err := checkHead(tbl); err != nil {
+		return fmt.Errorf("load table %s: %w", t.Name(), err)
+	}
+	t.tbl = tbl
+	return nil
+}
+
+func headID(tbl *table.Table) int64 {
+	if s := tbl.CurrentSnapshot(); s != nil {
+		return s.SnapshotID
+	}
+	return 0
+}
+
+// checkHead holds the head against the one loam wrote last: the same, or a rewrite of it that changed no rows.
+func checkHead(tbl *table.Table) error {
+	want, _ := strconv.ParseInt(tbl.Properties()[propertyHead], 10, 64)
+	for s := tbl.CurrentSnapshot(); ; s = tbl.SnapshotByID(*s.ParentSnapshotID) {
+		switch {
+		case s == nil && want == 0, s != nil && s.SnapshotID == want:
+			return nil
+		case s == nil || s.ParentSnapshotID == nil || s.Summary == nil || s.Summary.Operation != table.OpReplace:
+			return fmt.Errorf("%w: its head is snapshot %d, loam's last is %d; it was rolled back, or another engine wrote rows: "+
+				"roll it to snapshot %d, or remove the table and read the topics again", ErrForeign, headID(tbl), want, want)
+		}
+	}
+}
+
+// errNothing is what a build function returns when there is nothing to commit.
+var errNothing = errors.New("nothing to commit")
+
+// buildFunc stages a commit on a transaction of the freshly loaded table. It may run several times. It puts what its
+// snapshots shall say into summary before it stages them.
+type buildFunc func(ctx context.Context, base *table.Table, tx *table.Transaction, summary iceberg.Properties) error
+
+// Bounds of the loop that settles conflicts with other writers.
+const (
+	commitAttemptsMax = 30
+	commitBackoffMax  = 500 * time.Millisecond
+)
+
+// commit loads the table, lets build stage a commit on it and commits that, again from the start when another writer
+// was faster. Its commit id stands in the summary and in properties, so an unknown outcome can be settled.
+func (t *Table) commit(ctx context.Context, build buildFunc) error {
+	t.recovered = false
+	for attempt := 1; ; attempt++ {
+		if err := t.reload(ctx); err != nil {
+			return err
+		}
+		id := uuid.NewString()
+		next, err := t.try(ctx, id, build)
+		switch {
+		case err == nil:
+			t.tbl = next
+			t.commits++
+			return nil
+		case errors.Is(err, errNothing):
+			return nil
+		case !isConflict(err):
+			if done, lookErr := t.committed(ctx, id); lookErr == nil && done {
+				t.recovered = true
+				return nil
+			}
+			return fmt.Errorf("commit to %s: %w", t.Name(), err)
+		case attempt == commitAttemptsMax:
+			return fmt.Errorf("commit to %s: gave up after %d conflicts with other writers: %w", t.Name(), attempt, err)
+		}
+		backoff := min(time.Duration(attempt)*10*time.Millisecond, commitBackoffMax)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("commit to %s: %w", t.Name(), ctx.Err())
+		case <-time.After(backoff/2 + rand.N(backoff)):
+		}
+	}
+}
+
+func (t *Table) try(ctx context.Context, id string, build buildFunc) (*table.Table, error) {
+	tx := t.tbl.NewTransaction()
+	// Every commit rests on the head that it was built on, also one that only moves offsets.
+	if err := tx.AssertRefSnapshotID(""); err != nil {
+		return nil, err
+	}
+	summary := iceberg.Properties{summaryCommit: id}
+	if err := build(ctx, t.tbl, tx, summary); err != nil {
+		return nil, err
+	}
+	staged, err := tx.StagedTable()
+	if err != nil {
+		return nil, err
+	}
+	if head := headID(staged.Table); head != headID(t.tbl) {
+		if err := tx.SetProperties(iceberg.Properties{propertyHead: strconv.FormatInt(head, 10)}); err != nil {
+			return nil, err
+		}
+	}
+	return tx.Commit(ctx)
+}
+
+// isConflict reports whether another writer was faster. The SQL catalog returns a head that moved as a plain error.
+func isConflict(err error) bool {
+	return errors.Is(err, table.ErrCommitFailed) || strings.Contains(err.Error(), "requirement failed:")
+}
+
+// committed looks for a commit after an error that leaves its outcome open: in the summaries of the snapshots, or as the
+// one that moved an offset.
+func (t *Table) committed(ctx context.Context, id string) (bool, error) {
+	if ctx.Err() != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+	}
+	if err := t.reload(ctx); err != nil {
+		return false, err
+	}
+	for _, s := range t.tbl.Metadata().Snapshots() {
+		if s.Summary != nil && s.Summary.Properties[summaryCommit] == id {
+			return true, nil
+		}
+	}
+	offsets, err := t.Offsets()
+	if err != nil {
+		return false, err
+	}
+	for _, o := range offsets.Partitions {
+		if o.Commit == id {
+			return true, nil
+		}
+	}
+	for _, f := range offsets.Files {
+		if f.Commit == id {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Upkeep that keeps the time of a commit flat: it runs in line, every upkeepCommits commits.
+const (
+	upkeepCommits   = 25
+	snapshotsKept   = 50
+	manifestsTarget = 8 << 20
+)
+
+// upkeep merges small manifests and expires old snapshots when enough commits have been made. Files that only expired
+// snapshots name stay: somebody may be reading them, and maintenance removes them by age.
+func (t *Table) upkeep(ctx context.Context) error {
+	if t.commits < upkeepCommits {
+		return nil
+	}
+	t.commits = 0
+	err := t.commit(ctx, func(ctx context.Context, _ *table.Table, tx *table.Transaction, _ iceberg.Properties) error {
+		_, err := tx.RewriteManifests(ctx, table.WithManifestTargetSize(manifestsTarget))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("merge manifests: %w", err)
+	}
+	err = t.commit(ctx, func(_ context.Context, _ *table.Table, tx *table.Transaction, _ iceberg.Properties) error {
+		return tx.ExpireSnapshots(table.WithRetainLast(snapshotsKept), table.WithOlderThan(0), table.WithPostCommit(false))
+	})
+	if err != nil {
+		return fmt.Errorf("expire snapshots: %w", err)
+	}
+	t.commits = 0
+	return nil
+}
