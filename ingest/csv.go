@@ -1,0 +1,147 @@
+package ingest
+
+import (
+	"context"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/loamdata/loam/feature"
+)
+
+// csvSource reads a .csv file whose first line names its columns; a dot in a name leads into an object. Every row is
+// rendered as a JSON object of strings; an empty field is null. The offset of a row is its number behind the first line, from 0.
+type csvSource struct {
+	file     File
+	in       *os.File
+	csv      *csv.Reader
+	header   *tree
+	columns  int
+	offset   int64
+	from     int64
+	progress func(int64)
+	records  []Record
+}
+
+func openCSV(f File, from int64, progress func(int64)) (*csvSource, error) {
+	in, err := os.Open(f.Path)
+	if err != nil {
+		return nil, fmt.Errorf("open the file: %w", err)
+	}
+	s := &csvSource{file: f, in: in, csv: csv.NewReader(in), from: from, progress: progress}
+	s.csv.FieldsPerRecord = -1
+	s.csv.LazyQuotes = false
+	names, err := s.csv.Read()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("read the first line of %s, which names the columns: %w", f.Path, err), in.Close())
+	}
+	s.columns = len(names)
+	s.header = &tree{}
+	for i, name := range names {
+		name = strings.TrimSpace(strings.TrimPrefix(name, "\ufeff"))
+		if name == "" {
+			return nil, errors.Join(fmt.Errorf("column %d of %s has no name", i+1, f.Path), in.Close())
+		}
+		if !s.header.put(strings.Split(name, "."), i) {
+			return nil, errors.Join(fmt.Errorf("column %q stands twice in %s", name, f.Path), in.Close())
+		}
+	}
+	return s, nil
+}
+
+func (s *csvSource) Close() error { return s.in.Close() }
+
+func (s *csvSource) Poll(ctx context.Context) (Poll, error) {
+	s.records = s.records[:0]
+	poll := Poll{}
+	size := 0
+	for len(s.records) < pollRecords && size < pollBytes {
+		if err := ctx.Err(); err != nil {
+			return Poll{}, err
+		}
+		row, err := s.csv.Read()
+		if errors.Is(err, io.EOF) {
+			poll.Done = true
+			poll.Ends = []feature.Partition{{Topic: s.file.Topic}}
+			break
+		}
+		value, err := s.render(row, err)
+		if err != nil {
+			return Poll{}, fmt.Errorf("read %s behind row %d: %w", s.file.Path, s.offset, err)
+		}
+		offset := s.offset
+		s.offset++
+		if offset < s.from {
+			continue
+		}
+		size += len(value)
+		s.records = append(s.records, Record{Position: feature.Position{Topic: s.file.Topic, Offset: offset}, Value: value, Text: true})
+	}
+	s.progress(s.csv.InputOffset())
+	poll.Records = s.records
+	return poll, nil
+}
+
+// render gives a row as a JSON object, or where the row is malformed as text that is none, so that it is refused.
+func (s *csvSource) render(row []string, err error) ([]byte, error) {
+	var malformed *csv.ParseError
+	if errors.As(err, &malformed) || (err == nil && len(row) != s.columns) {
+		return []byte(strings.Join(row, ",")), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.header.append(nil, func(b []byte, column int) []byte {
+		if row[column] == "" {
+			return append(b, "null"...)
+		}
+		b, err := jsontext.AppendQuote(b, row[column])
+		if err != nil { // text that isn't UTF-8 is refused as JSON, too
+			b = append(append(append(b, '"'), row[column]...), '"')
+		}
+		return b
+	}), nil
+}
+
+// tree says how columns nest in a JSON object.
+type tree struct {
+	names    []string
+	children []*tree
+	column   int
+}
+
+// put places a column at a path; it is false where something is there already.
+func (t *tree) put(path []string, column int) bool {
+	for i, name := range t.names {
+		if name == path[0] {
+			return len(path) > 1 && t.children[i].names != nil && t.children[i].put(path[1:], column)
+		}
+	}
+	child := &tree{column: column}
+	t.names = append(t.names, path[0])
+	t.children = append(t.children, child)
+	return len(path) == 1 || child.put(path[1:], column)
+}
+
+// append renders the object; value appends the value of a column.
+func (t *tree) append(b []byte, value func(b []byte, column int) []byte) []byte {
+	b = append(b, '{')
+	for i, child := range t.children {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b, _ = jsontext.AppendQuote(b, t.names[i])
+		b = append(b, ':')
+		if child.names != nil {
+			b = child.append(b, value)
+		} else {
+			b = value(b, child.column)
+		}
+	}
+	return append(b, '}')
+}

@@ -1,0 +1,40 @@
+package ingest
+
+import (
+	"context"
+
+	"github.com/loamdata/loam/feature"
+)
+
+// Record is one event as it was read, before anything is known of it.
+type Record struct {
+	feature.Position
+	Key       []byte // of a Kafka record; nil elsewhere
+	Value     []byte // JSON; nil is a tombstone
+	Timestamp int64  // of a Kafka record, microseconds since 1970 UTC; 0 where there is none
+	// Text says that values of every type may be written as text, and times without a zone are UTC: rows of CSV and
+	// Parquet files.
+	Text bool
+	// Cut says that the event was longer than EventBytesMax and Value is its beginning.
+	Cut bool
+}
+
+// EventBytesMax bounds an event. Longer ones become dead letters that keep their first CutBytes.
+const (
+	EventBytesMax = 32 << 20
+	CutBytes      = 64 << 10
+)
+
+// Poll is what a source gave.
+type Poll struct {
+	Records []Record            // in order of offset within each partition; valid until the next call
+	Ends    []feature.Partition // partitions of which nothing more was there to read
+	Done    bool                // the source has ended: nothing will ever follow
+}
+
+// Source gives records from where it was opened on. A source that tails waits for records until the context is done,
+// and then returns what it has without an error.
+type Source interface {
+	Poll(ctx context.Context) (Poll, error)
+	Close() error
+}
