@@ -261,7 +261,7 @@ func (l *loader) readColumn(r *reader, n *yaml.Node, field string, s *Stream) {
 		return
 	}
 	if reserved(c.Name) {
-		r.problem(n, field+".name", fmt.Sprintf("loam itself writes a column %s", c.Name),
+		r.problem(n, field+".name", fmt.Sprintf("loam itself uses the name %s", c.Name),
 			fmt.Sprintf("name it otherwise and say where it is: {name: my_%s, path: %s, …}", c.Name, c.Name))
 		return
 	}

@@ -2,6 +2,7 @@ package feature
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/apache/arrow-go/v18/arrow"
 )
@@ -76,8 +77,11 @@ var historyColumns = []Column{
 	{Name: ColIngestedAt, Type: Type{Kind: Timestamp}},
 }
 
-// reserved reports whether loam uses the name in a log or a history itself.
+// reserved reports whether loam uses the name itself: in a log or a history, or with the prefix loam_ in statements.
 func reserved(name string) bool {
+	if strings.HasPrefix(name, "loam_") {
+		return true
+	}
 	same := func(c Column) bool { return c.Name == name }
 	return slices.ContainsFunc(logColumns, same) || slices.ContainsFunc(historyColumns, same)
 }

@@ -132,3 +132,37 @@ type Service struct {
 	Features []Ref // resolved: no wildcards, no repeats
 	At       Place
 }
+
+// FeatureType is the type of one of the view's features, given the stream it comes from.
+func (v *View) FeatureType(s *Stream, name string) Type {
+	for _, f := range v.Features {
+		if f.Name == name {
+			return f.Type
+		}
+	}
+	for _, a := range v.Aggregates {
+		for _, w := range a.Windows {
+			if a.FeatureName(w) == name {
+				return a.Type(s)
+			}
+		}
+	}
+	panic("view " + v.Name + " has no feature " + name)
+}
+
+// Type is the type of the aggregate's features: counts are whole numbers, averages doubles, a decimal's sum has all
+// digits there are, everything else has the column's type.
+func (a Aggregate) Type(s *Stream) Type {
+	c, _ := s.Column(a.Column)
+	switch a.Fn {
+	case Count, Distinct:
+		return Type{Kind: Int64}
+	case Avg:
+		return Type{Kind: Double}
+	case Sum:
+		if c.Type.Kind == Decimal {
+			return Type{Kind: Decimal, Precision: 38, Scale: c.Type.Scale}
+		}
+	}
+	return c.Type
+}

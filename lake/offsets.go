@@ -43,6 +43,8 @@ type File struct {
 	Next   int64  `json:"next"` // the first line or row that the table has not taken
 	Done   bool   `json:"done,omitempty"`
 	Commit string `json:"commit"`
+	// Watermark is the newest event time in the file, microseconds.
+	Watermark int64 `json:"watermark"`
 	feature.Counts
 }
 
@@ -57,7 +59,7 @@ func (o *Offsets) Of(p feature.Partition) (Offset, bool) {
 	if sha, ok := strings.CutPrefix(p.Topic, feature.FileTopicPrefix); ok {
 		if i := o.file(sha); i >= 0 {
 			f := o.Files[i]
-			return Offset{Next: f.Next, Commit: f.Commit, Counts: f.Counts}, true
+			return Offset{Next: f.Next, Commit: f.Commit, Watermark: f.Watermark, Counts: f.Counts}, true
 		}
 		return Offset{}, false
 	}
@@ -69,16 +71,25 @@ func (o *Offsets) file(sha string) int {
 	return slices.IndexFunc(o.Files, func(f File) bool { return f.SHA256 == sha })
 }
 
-// Watermark is the least watermark of the partitions; without partitions it is false.
+// Watermark is the event time up to which everything is taken as complete: the least of the partitions', or where there
+// are only files the newest event time in them. It is false for an empty table.
 func (o *Offsets) Watermark() (int64, bool) {
-	var least int64
+	var mark int64
 	found := false
 	for _, p := range o.Partitions {
-		if !found || p.Watermark < least {
-			least, found = p.Watermark, true
+		if !found || p.Watermark < mark {
+			mark, found = p.Watermark, true
 		}
 	}
-	return least, found
+	if found {
+		return mark, true
+	}
+	for _, f := range o.Files {
+		if !found || f.Watermark > mark {
+			mark, found = f.Watermark, true
+		}
+	}
+	return mark, found
 }
 
 // Counts are the sums over partitions and the files that are remembered.
@@ -136,12 +147,12 @@ func (o *Offsets) move(spans []feature.Span, commit string) (iceberg.Properties,
 		}
 		at.Next, at.Commit, at.TopicID = s.To, commit, s.TopicID
 		at.Counts.Add(s.Counts)
+		at.Watermark, at.RecordedAt = max(at.Watermark, s.Watermark), max(at.RecordedAt, s.RecordedAt)
 		if sha, ok := strings.CutPrefix(s.Topic, feature.FileTopicPrefix); ok {
-			o.putFile(File{SHA256: sha, Next: at.Next, Done: s.Done, Commit: commit, Counts: at.Counts})
+			o.putFile(File{SHA256: sha, Next: at.Next, Done: s.Done, Commit: commit, Watermark: at.Watermark, Counts: at.Counts})
 			files = true
 			continue
 		}
-		at.Watermark, at.RecordedAt = max(at.Watermark, s.Watermark), max(at.RecordedAt, s.RecordedAt)
 		o.Partitions[s.Partition] = at
 		props[propertyOffset+s.Topic+"."+strconv.Itoa(int(s.Index))] = mustJSON(at)
 	}

@@ -1,6 +1,7 @@
 package lake
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -153,12 +154,7 @@ func (s *Stream) catchUp(ctx context.Context) error {
 	if err := s.db.LakeView(ctx, "catch_up", relation, false); err != nil {
 		return err
 	}
-	var where []sql.Fragment
-	for _, span := range spans {
-		where = append(where, sql.Fragment(fmt.Sprintf("(topic = %s AND \"partition\" = %d AND \"offset\" >= %d AND \"offset\" < %d)",
-			sql.Literal(span.Topic), span.Index, span.From, span.To)))
-	}
-	statement := sql.Render("SELECT * FROM catch_up WHERE {where}", sql.Args{"where": sql.Join(" OR ", where)})
+	statement := sql.Render("SELECT * FROM catch_up WHERE {where}", sql.Args{"where": within(spans)})
 	batches, err := s.db.Collect(ctx, statement)
 	if err != nil {
 		return fmt.Errorf("catch the history of %s up: %w", s.def.Name, err)
@@ -171,8 +167,7 @@ func (s *Stream) catchUp(ctx context.Context) error {
 	return nil
 }
 
-// behind lists the spans that the log has taken and the history hasn't. A file that the log no longer remembers was
-// forgotten by the history no sooner: both forget in the order of their commits.
+// behind lists the spans that the log has taken and the history hasn't.
 func (s *Stream) behind() ([]feature.Span, error) {
 	log, err := s.log.Offsets()
 	if err != nil {
@@ -182,14 +177,19 @@ func (s *Stream) behind() ([]feature.Span, error) {
 	if err != nil {
 		return nil, err
 	}
+	return missing(log, history), nil
+}
+
+// missing lists the spans that a log has taken and a history hasn't. A file that both have forgotten is in neither: they
+// forget in the same order.
+func missing(log, history Offsets) []feature.Span {
 	var spans []feature.Span
 	add := func(p feature.Partition, to Offset, done bool) {
 		from, _ := history.Of(p)
 		if from.Next < to.Next {
-			counts := to.Counts
 			spans = append(spans, feature.Span{
 				Partition: p, TopicID: to.TopicID, From: from.Next, To: to.Next, Watermark: to.Watermark, RecordedAt: to.RecordedAt,
-				Counts: subtract(counts, from.Counts), Done: done,
+				Counts: subtract(to.Counts, from.Counts), Done: done,
 			})
 		}
 	}
@@ -197,15 +197,12 @@ func (s *Stream) behind() ([]feature.Span, error) {
 		add(p, o, false)
 	}
 	for _, f := range log.Files {
-		add(feature.Partition{Topic: feature.FileTopicPrefix + f.SHA256}, Offset{Next: f.Next, Counts: f.Counts}, f.Done)
+		add(feature.Partition{Topic: feature.FileTopicPrefix + f.SHA256}, Offset{Next: f.Next, Watermark: f.Watermark, Counts: f.Counts}, f.Done)
 	}
 	slices.SortFunc(spans, func(a, b feature.Span) int {
-		if a.Topic != b.Topic {
-			return slices.Compare([]byte(a.Topic), []byte(b.Topic))
-		}
-		return int(a.Index - b.Index)
+		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Index, b.Index))
 	})
-	return spans, nil
+	return spans
 }
 
 func subtract(a, b feature.Counts) feature.Counts {
@@ -213,4 +210,14 @@ func subtract(a, b feature.Counts) feature.Counts {
 		Read: a.Read - b.Read, Accepted: a.Accepted - b.Accepted, Refused: a.Refused - b.Refused, Duplicate: a.Duplicate - b.Duplicate,
 		IDReuse: a.IDReuse - b.IDReuse, Extra: a.Extra - b.Extra, Ahead: a.Ahead - b.Ahead, Unkeyed: a.Unkeyed - b.Unkeyed,
 	}
+}
+
+// within is the condition that a log row stands in one of the spans.
+func within(spans []feature.Span) sql.Fragment {
+	parts := make([]sql.Fragment, len(spans))
+	for i, s := range spans {
+		parts[i] = sql.Fragment(fmt.Sprintf(`(topic = %s AND "partition" = %d AND "offset" >= %d AND "offset" < %d)`,
+			sql.Literal(s.Topic), s.Index, s.From, s.To))
+	}
+	return sql.Join(" OR ", parts)
 }

@@ -127,12 +127,20 @@ func (t *Table) commit(ctx context.Context, build buildFunc) error {
 		case attempt == commitAttemptsMax:
 			return fmt.Errorf("commit to %s: gave up after %d conflicts with other writers: %w", t.Name(), attempt, err)
 		}
-		backoff := min(time.Duration(attempt)*10*time.Millisecond, commitBackoffMax)
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("commit to %s: %w", t.Name(), ctx.Err())
-		case <-time.After(backoff/2 + rand.N(backoff)):
+		if err := pause(ctx, attempt); err != nil {
+			return fmt.Errorf("commit to %s: %w", t.Name(), err)
 		}
+	}
+}
+
+// pause waits before the next attempt, longer with every one and never as long as another writer does.
+func pause(ctx context.Context, attempt int) error {
+	backoff := min(time.Duration(attempt)*10*time.Millisecond, commitBackoffMax)
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(backoff/2 + rand.N(backoff)):
+		return nil
 	}
 }
 
