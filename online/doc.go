@@ -1,0 +1,13 @@
+// Package online keeps the newest feature values in Redis.
+//
+// The hash of an entity in a view holds its features as text, the event time _et and the order _v of the change they come
+// from. A write applies only if its order is greater, so writes may be repeated and arrive in any order, and what stays is
+// what history says is last. A delete leaves a tombstone that outranks older changes.
+//
+// A view in Redis is a generation: its hashes carry the generation's number in their keys, and one hash a view tells of
+// all its generations. A generation is built from a snapshot of the lake, caught up from the offsets of that snapshot,
+// and only then switched to; the one before is removed. A new or changed definition, a Redis that restarted and a repair
+// are all a new generation. Until one is ready, reads answer [ErrUnavailable], never nulls.
+//
+// The layout is frozen; docs/redis.md gives it byte by byte. No command newer than Redis 6.2 is used.
+package online

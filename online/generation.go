@@ -1,0 +1,252 @@
+package online
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/loamdata/loam/feature"
+)
+
+// State says how far a generation is.
+type State string
+
+// States of a generation.
+const (
+	Building State = "building" // written, not read
+	Ready    State = "ready"    // written and read
+)
+
+// Generation is one generation of a view. Fields of the hash <project>:<view>:generations say it: <number> holds this
+// as JSON, <number>:<topic>:<partition> the offset up to which it is written, current the number that is read, next the
+// newest number that was given.
+type Generation struct {
+	Number     int64                       `json:"-"`
+	Definition string                      `json:"definition"` // hash of the view's definition
+	State      State                       `json:"state"`
+	Base       map[string]int64            `json:"base"` // offsets of the snapshot that it was built from, by <topic>:<partition>
+	Runs       []string                    `json:"runs"` // run ids of the masters it was built on
+	BuiltAt    time.Time                   `json:"built_at"`
+	Offsets    map[feature.Partition]int64 `json:"-"`
+}
+
+// Generations are all generations of a view.
+type Generations struct {
+	Current int64 // the number that is read, 0 for none
+	All     []Generation
+}
+
+// Generations reads what there is of a view.
+func (s *Store) Generations(ctx context.Context, view string) (Generations, error) {
+	fields, err := s.redis.HGetAll(ctx, generationsKey(s.project, view)).Result()
+	if err != nil {
+		return Generations{}, fmt.Errorf("read the generations of %s: %w", view, err)
+	}
+	var g Generations
+	byNumber := map[int64]*Generation{}
+	for field, text := range fields {
+		if number, err := strconv.ParseInt(field, 10, 64); err == nil {
+			one := &Generation{Number: number, Offsets: map[feature.Partition]int64{}}
+			if err := json.Unmarshal([]byte(text), one); err != nil {
+				return g, fmt.Errorf("generation %d of %s is not one of loam's: %w", number, view, err)
+			}
+			byNumber[number] = one
+		}
+	}
+	for field, text := range fields {
+		switch number, rest, isOffset := strings.Cut(field, ":"); {
+		case field == "current":
+			if g.Current, err = strconv.ParseInt(text, 10, 64); err != nil {
+				return g, fmt.Errorf("the current generation of %s is %q: %w", view, text, err)
+			}
+		case isOffset:
+			n, err1 := strconv.ParseInt(number, 10, 64)
+			p, ok := parsePartition(rest)
+			offset, err2 := strconv.ParseInt(text, 10, 64)
+			if err1 == nil && err2 == nil && ok && byNumber[n] != nil {
+				byNumber[n].Offsets[p] = offset
+			}
+		}
+	}
+	for _, one := range byNumber {
+		g.All = append(g.All, *one)
+	}
+	slices.SortFunc(g.All, func(a, b Generation) int { return int(a.Number - b.Number) })
+	return g, nil
+}
+
+// Usable gives the generation that is read, if it is one of this definition and its Redis has not restarted since.
+func (s *Store) Usable(g Generations, definition string) (Generation, bool) {
+	for _, one := range g.All {
+		if one.Number == g.Current && one.State == Ready && one.Definition == definition && slices.Equal(one.Runs, s.runIDs()) {
+			return one, true
+		}
+	}
+	return Generation{}, false
+}
+
+func partitionText(p feature.Partition) string { return fmt.Sprintf("%s:%d", p.Topic, p.Index) }
+
+func parsePartition(text string) (feature.Partition, bool) {
+	i := strings.LastIndexByte(text, ':')
+	if i < 0 {
+		return feature.Partition{}, false
+	}
+	n, err := strconv.ParseInt(text[i+1:], 10, 32)
+	return feature.Partition{Topic: text[:i], Index: int32(n)}, err == nil
+}
+
+// begin enters a new generation, which is building.
+func (s *Store) begin(ctx context.Context, view, definition string, base map[feature.Partition]int64, now time.Time) (Generation, error) {
+	key := generationsKey(s.project, view)
+	number, err := s.redis.HIncrBy(ctx, key, "next", 1).Result()
+	if err != nil {
+		return Generation{}, fmt.Errorf("begin a generation of %s: %w", view, err)
+	}
+	g := Generation{
+		Number: number, Definition: definition, State: Building, Runs: s.runIDs(), BuiltAt: now.UTC().Truncate(time.Millisecond),
+		Base: map[string]int64{}, Offsets: map[feature.Partition]int64{},
+	}
+	values := []any{}
+	for p, offset := range base {
+		g.Base[partitionText(p)] = offset
+		g.Offsets[p] = offset
+		values = append(values, fmt.Sprintf("%d:%s", number, partitionText(p)), offset)
+	}
+	text, err := json.Marshal(g)
+	if err != nil {
+		return g, fmt.Errorf("begin a generation of %s: %w", view, err)
+	}
+	values = append(values, strconv.FormatInt(number, 10), text)
+	if err := s.redis.HSet(ctx, key, values...).Err(); err != nil {
+		return g, fmt.Errorf("begin generation %d of %s: %w", number, view, err)
+	}
+	return g, nil
+}
+
+// Mark notes up to which offsets a generation is written.
+func (s *Store) Mark(ctx context.Context, view string, number int64, offsets map[feature.Partition]int64) error {
+	if len(offsets) == 0 {
+		return nil
+	}
+	values := make([]any, 0, 2*len(offsets))
+	for p, offset := range offsets {
+		values = append(values, fmt.Sprintf("%d:%s", number, partitionText(p)), offset)
+	}
+	if err := s.redis.HSet(ctx, generationsKey(s.project, view), values...).Err(); err != nil {
+		return fmt.Errorf("mark the offsets of generation %d of %s: %w", number, view, err)
+	}
+	return nil
+}
+
+// Switch makes a generation the one that is read, and removes the others.
+func (s *Store) Switch(ctx context.Context, view string, g Generation) error {
+	g.State = Ready
+	text, err := json.Marshal(g)
+	if err != nil {
+		return fmt.Errorf("switch to generation %d of %s: %w", g.Number, view, err)
+	}
+	key, number := generationsKey(s.project, view), strconv.FormatInt(g.Number, 10)
+	_, err = s.redis.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		p.HSet(ctx, key, number, text, "current", number)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("switch to generation %d of %s: %w", g.Number, view, err)
+	}
+	all, err := s.Generations(ctx, view)
+	if err != nil {
+		return err
+	}
+	for _, old := range all.All {
+		if old.Number < g.Number {
+			if err := s.remove(ctx, view, old); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// remove unlinks the hashes of a generation, and then forgets it.
+func (s *Store) remove(ctx context.Context, view string, g Generation) error {
+	match := globEscape(keyPrefix(s.project, view, g.Number)) + "{*"
+	iterator := s.redis.Scan(ctx, 0, match, 1000).Iterator()
+	var keys []string
+	unlink := func() error {
+		if len(keys) == 0 {
+			return nil
+		}
+		_, err := s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for _, k := range keys {
+				p.Unlink(ctx, k)
+			}
+			return nil
+		})
+		keys = keys[:0]
+		return err
+	}
+	for iterator.Next(ctx) {
+		if keys = append(keys, iterator.Val()); len(keys) == 1000 {
+			if err := unlink(); err != nil {
+				return fmt.Errorf("remove generation %d of %s: %w", g.Number, view, err)
+			}
+		}
+	}
+	if err := iterator.Err(); err != nil {
+		return fmt.Errorf("remove generation %d of %s: %w", g.Number, view, err)
+	}
+	if err := unlink(); err != nil {
+		return fmt.Errorf("remove generation %d of %s: %w", g.Number, view, err)
+	}
+	fields := []string{strconv.FormatInt(g.Number, 10)}
+	for p := range g.Offsets {
+		fields = append(fields, fmt.Sprintf("%d:%s", g.Number, partitionText(p)))
+	}
+	if err := s.redis.HDel(ctx, generationsKey(s.project, view), fields...).Err(); err != nil {
+		return fmt.Errorf("forget generation %d of %s: %w", g.Number, view, err)
+	}
+	return nil
+}
+
+// globEscape escapes what SCAN's patterns give a meaning to.
+func globEscape(s string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`).Replace(s)
+}
+
+// workerKey is the key of the lease that a worker holds while it runs.
+func workerKey(project string) string { return project + ":worker" }
+
+// leaseTime is how long a worker counts as running after it last said so.
+const leaseTime = 10 * time.Second
+
+// Lease says that a worker runs, for the next ten seconds.
+func (s *Store) Lease(ctx context.Context, worker string) error {
+	if err := s.redis.Set(ctx, workerKey(s.project), worker, leaseTime).Err(); err != nil {
+		return fmt.Errorf("say that the worker runs: %w", err)
+	}
+	return nil
+}
+
+// Release says that the worker has stopped.
+func (s *Store) Release(ctx context.Context, worker string) error {
+	if err := s.redis.Del(ctx, workerKey(s.project)).Err(); err != nil {
+		return fmt.Errorf("say that the worker has stopped: %w", err)
+	}
+	return nil
+}
+
+// WorkerRuns reports whether a worker holds the lease.
+func (s *Store) WorkerRuns(ctx context.Context) (bool, error) {
+	n, err := s.redis.Exists(ctx, workerKey(s.project)).Result()
+	if err != nil {
+		return false, fmt.Errorf("ask whether a worker runs: %w", err)
+	}
+	return n > 0, nil
+}

@@ -1,0 +1,162 @@
+package online
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/apache/arrow-go/v18/arrow/array"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/loamdata/loam/feature"
+)
+
+// Fields of an entity's hash besides its features, whose names can't begin with an underscore.
+const (
+	fieldOrder     = "_v"  // feature.Order as text
+	fieldEventTime = "_et" // microseconds since 1970 UTC, decimal
+	fieldDeleted   = "_d"  // "1" in a tombstone
+)
+
+// generationsKey is the key of the hash that tells of all generations of a view.
+func generationsKey(project, view string) string { return project + ":" + view + ":generations" }
+
+// keyPrefix begins the keys of all entities of a generation.
+func keyPrefix(project, view string, generation int64) string {
+	return fmt.Sprintf("%s:%s:%d:", project, view, generation)
+}
+
+// entityKey is the key of an entity's hash. values are its join keys as text, in the order of their names. The braces
+// keep all of an entity in one slot of a cluster.
+func entityKey(prefix, entity string, values []string) string {
+	var b strings.Builder
+	b.WriteString(prefix)
+	b.WriteByte('{')
+	b.WriteString(entity)
+	for _, v := range values {
+		b.WriteByte('|')
+		escape(&b, v)
+	}
+	b.WriteByte('}')
+	return b.String()
+}
+
+// escape writes a join key's value so that the key can be told apart again: %, |, { and } become %25, %7C, %7B and %7D.
+func escape(b *strings.Builder, v string) {
+	for i := range len(v) {
+		switch c := v[i]; c {
+		case '%', '|', '{', '}':
+			fmt.Fprintf(b, "%%%02X", c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+}
+
+// joinKeys are an entity's join keys in the order in which they stand in keys: by name.
+func joinKeys(e *feature.Entity) []string { return slices.Sorted(slices.Values(e.JoinKeys)) }
+
+// Formats of times in values.
+const (
+	timeFormat = "2006-01-02T15:04:05.000000Z"
+	dateFormat = time.DateOnly
+)
+
+// appendValue appends a feature's value as text: numbers in decimal, doubles in the fewest digits that read back the same,
+// bools as true and false, times as RFC 3339 in microseconds, dates as YYYY-MM-DD, lists as JSON of the same.
+func appendValue(b []byte, column arrow.Array, row int) []byte {
+	switch c := column.(type) {
+	case *array.String:
+		return append(b, c.Value(row)...)
+	case *array.Int64:
+		return strconv.AppendInt(b, c.Value(row), 10)
+	case *array.Float64:
+		return strconv.AppendFloat(b, c.Value(row), 'g', -1, 64)
+	case *array.Boolean:
+		return strconv.AppendBool(b, c.Value(row))
+	case *array.Timestamp:
+		return time.UnixMicro(int64(c.Value(row))).UTC().AppendFormat(b, timeFormat)
+	case *array.Date32:
+		return time.Unix(int64(c.Value(row))*86400, 0).UTC().AppendFormat(b, dateFormat)
+	case *array.Decimal128:
+		scale := c.DataType().(*arrow.Decimal128Type).Scale
+		return append(b, c.Value(row).ToString(scale)...)
+	case *array.List:
+		return appendList(b, c, row)
+	default:
+		panic(fmt.Sprintf("no feature of loam is %s", column.DataType()))
+	}
+}
+
+func appendList(b []byte, c *array.List, row int) []byte {
+	from, to := c.ValueOffsets(row)
+	elements := c.ListValues()
+	b = append(b, '[')
+	for i := from; i < to; i++ {
+		if i > from {
+			b = append(b, ',')
+		}
+		if elements.IsNull(int(i)) {
+			b = append(b, "null"...)
+			continue
+		}
+		text := appendValue(nil, elements, int(i))
+		switch e := elements.(type) {
+		case *array.Int64, *array.Boolean:
+			b = append(b, text...)
+		case *array.Float64:
+			if v := e.Value(int(i)); math.IsNaN(v) || math.IsInf(v, 0) {
+				text, _ = json.Marshal(string(text))
+			}
+			b = append(b, text...)
+		default:
+			quoted, err := json.Marshal(string(text))
+			if err != nil {
+				panic(err) // strings always encode
+			}
+			b = append(b, quoted...)
+		}
+	}
+	return append(b, ']')
+}
+
+// keyText is a join key's value as it stands in keys, before it is escaped.
+func keyText(column arrow.Array, row int) string { return string(appendValue(nil, column, row)) }
+
+// Value is a feature's value as it was read.
+type Value struct {
+	Type feature.Type
+	Text string // as stored; meaningless where Null
+	Null bool
+}
+
+// JSON is the value as JSON: numbers and bools as such, decimals, dates and times as strings, json and lists as what they
+// hold. Doubles that JSON lacks are strings.
+func (v Value) JSON() json.RawMessage {
+	quoted := func() json.RawMessage {
+		text, err := json.Marshal(v.Text)
+		if err != nil {
+			panic(err)
+		}
+		return text
+	}
+	switch {
+	case v.Null:
+		return json.RawMessage("null")
+	case v.Type.List, v.Type.Kind == feature.JSON:
+		if json.Valid([]byte(v.Text)) {
+			return json.RawMessage(v.Text)
+		}
+		return quoted()
+	case v.Type.Kind == feature.Int64, v.Type.Kind == feature.Bool:
+		return json.RawMessage(v.Text)
+	case v.Type.Kind == feature.Double && json.Valid([]byte(v.Text)):
+		return json.RawMessage(v.Text)
+	default:
+		return quoted()
+	}
+}

@@ -1,0 +1,136 @@
+package online
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+)
+
+// ErrUnavailable: no generation of the view is ready to be read.
+var ErrUnavailable = errors.New("no generation is ready")
+
+// Store is a Redis that holds the views of one project. It is safe for concurrent use.
+type Store struct {
+	project string
+	redis   redis.UniversalClient
+	process *miniredis.Miniredis // in-process, or nil
+	mu      sync.Mutex
+	runs    []string // run ids of the masters as they were last asked for, sorted
+}
+
+// Timeouts of Redis. A call that takes longer has failed; it is repeated by whoever made it.
+const (
+	dialTimeout = 3 * time.Second
+	callTimeout = 5 * time.Second
+)
+
+// Open connects to the Redis at host:port, and refuses one that may evict what is written.
+func Open(ctx context.Context, project, address string) (*Store, error) {
+	s := &Store{project: project, redis: redis.NewClient(&redis.Options{
+		Addr: address, DialTimeout: dialTimeout, ReadTimeout: callTimeout, WriteTimeout: callTimeout, MaxRetries: 1,
+		DisableIdentity: true, // CLIENT SETINFO is newer than Redis 6.2
+	})}
+	if err := s.check(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open Redis at %s: %w", address, err), s.Close())
+	}
+	return s, nil
+}
+
+// InProcess starts a Redis inside this process, which ends with it.
+func InProcess(project string) (*Store, error) {
+	redisLog.Do(func() { redis.SetLogger(quiet{}) })
+	m, err := miniredis.Run()
+	if err != nil {
+		return nil, fmt.Errorf("start an in-process Redis: %w", err)
+	}
+	return &Store{
+		project: project, process: m, runs: []string{""},
+		redis: redis.NewClient(&redis.Options{Addr: m.Addr(), DisableIdentity: true}),
+	}, nil
+}
+
+// quiet drops what the Redis client logs by itself: errors reach their callers.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
+var redisLog sync.Once
+
+// check reads what the server says of itself.
+func (s *Store) check(ctx context.Context) error {
+	redisLog.Do(func() { redis.SetLogger(quiet{}) })
+	info, err := s.info(ctx)
+	if err != nil {
+		return fmt.Errorf("it does not answer, start it or mend online.redis in loam.yaml: %w", err)
+	}
+	policy, bounded := info["maxmemory_policy"], info["maxmemory"]
+	if bounded != "" && bounded != "0" && policy != "" && policy != "noeviction" {
+		return fmt.Errorf("its maxmemory-policy is %s, so it may drop values without a word: set it to noeviction", policy)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.runs = []string{info["run_id"]}
+	return nil
+}
+
+// runIDs are the run ids of the masters as they were last asked for.
+func (s *Store) runIDs() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.runs
+}
+
+// info is what INFO says of the server and its memory.
+func (s *Store) info(ctx context.Context) (map[string]string, error) {
+	values := map[string]string{}
+	for _, section := range []string{"server", "memory"} {
+		text, err := s.redis.Info(ctx, section).Result()
+		if err != nil {
+			if strings.Contains(err.Error(), "section") { // a double that knows few sections
+				continue
+			}
+			return nil, err
+		}
+		for line := range strings.Lines(text) {
+			if k, v, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+				values[k] = v
+			}
+		}
+	}
+	return values, nil
+}
+
+// Restarted reports whether another Redis answers than the last time it was asked: it restarted, or another took over.
+// What it holds is then not what was written, and every view is to be built anew.
+func (s *Store) Restarted(ctx context.Context) (bool, error) {
+	before := s.runIDs()
+	if s.process != nil {
+		return false, nil
+	}
+	if err := s.check(ctx); err != nil {
+		return false, fmt.Errorf("ask Redis for its run id: %w", err)
+	}
+	return !slices.Equal(before, s.runIDs()), nil
+}
+
+// InProcess reports whether the store ends with this process.
+func (s *Store) InProcess() bool { return s.process != nil }
+
+// Close ends the connection, and an in-process Redis.
+func (s *Store) Close() error {
+	err := s.redis.Close()
+	if s.process != nil {
+		s.process.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("close Redis: %w", err)
+	}
+	return nil
+}
