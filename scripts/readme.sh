@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Runs the commands of README.md, as a reader would: in order, in one shell, in a fresh clone of the last commit.
+#
+#   readme.sh [FILE]
+#
+# What runs are the ```sh blocks between <!-- ci:begin --> and <!-- ci:end -->. The first command that fails ends it.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+readme=${1:-$root/README.md}
+[ -f "$readme" ] || { echo "readme.sh: error: there is no $readme" >&2; exit 1; }
+
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+
+# -v: the shell shows every command as it is written, before it runs.
+awk '
+  /^<!-- ci:begin -->/ {if (on) bad = "ci:begin twice"; on = 1; next}
+  /^<!-- ci:end -->/   {if (!on || block) bad = "ci:end out of place"; on = 0; next}
+  on && !block && /^```sh[ \t]*$/ {block = 1; next}
+  on && block && /^```/           {block = 0; next}
+  on && block {print; lines++}
+  END {
+    if (!bad && (on || block)) bad = "no ci:end"
+    if (!bad && !lines) bad = "no commands between ci:begin and ci:end"
+    if (bad) {print "readme.sh: error: " FILENAME ": " bad >"/dev/stderr"; exit 1}
+  }' "$readme" >"$tmp/commands.sh"
+
+git clone -q "$root" "$tmp/loam"
+cd "$tmp/loam"
+bash -euvo pipefail "$tmp/commands.sh"
