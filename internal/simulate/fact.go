@@ -1,0 +1,62 @@
+package simulate
+
+// eventType is a type of event the simulator makes.
+type eventType uint8
+
+const (
+	contactCreated eventType = iota
+	contactUpdated
+	contactDeleted
+	opportunityCreated
+	opportunityUpdated
+	opportunityAdvanced
+	opportunityWon
+	opportunityLost
+	engagementCreated
+)
+
+// stream is one of the three canonical streams.
+type stream uint8
+
+const (
+	contactStream stream = iota
+	opportunityStream
+	engagementStream
+	streamCount
+)
+
+var streamNames = [streamCount]string{"contact", "opportunity", "engagement"}
+var topics = [streamCount]string{"contact.v1", "opportunity.v1", "engagement.v1"}
+
+var eventTypes = [...]struct {
+	text   string
+	stream stream
+}{
+	contactCreated:      {"Contact.created", contactStream},
+	contactUpdated:      {"Contact.updated", contactStream},
+	contactDeleted:      {"Contact.deleted", contactStream},
+	opportunityCreated:  {"Opportunity.created", opportunityStream},
+	opportunityUpdated:  {"Opportunity.updated", opportunityStream},
+	opportunityAdvanced: {"Opportunity.stage_changed", opportunityStream},
+	opportunityWon:      {"Opportunity.won", opportunityStream},
+	opportunityLost:     {"Opportunity.lost", opportunityStream},
+	engagementCreated:   {"Engagement.created", engagementStream},
+}
+
+// fact is one thing that happened in a contact's life, as of the moment it happened: contact and deal are in the state
+// after it, and are valid only until the life goes on.
+type fact struct {
+	kind       eventType
+	contact    *contact // its now is the event time
+	deal       *deal    // of an opportunity event
+	engagement engagement
+	repeated   bool // a contact update that changes nothing
+}
+
+// engagement is what an engagement event says beside its ids and time.
+type engagement struct {
+	kind, channel, outcome string
+	campaign               string // "" is null
+	subject                string // "" is null
+	ticket                 uint32 // stands before the subject where it isn't 0
+}
