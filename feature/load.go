@@ -129,7 +129,7 @@ func (l *loader) loadProject(text []byte) {
 			r.mapping(n, field, fields{
 				"catalog":        r.str(&p.Lake.Catalog),
 				"warehouse":      r.str(&p.Lake.Warehouse),
-				"format_version": r.integer(&p.Lake.FormatVersion, 2, 3),
+				"format_version": r.formatVersion(&p.Lake.FormatVersion),
 				"properties":     r.stringMap(&p.Lake.Properties),
 			})
 		},
@@ -169,14 +169,14 @@ func (r *reader) hostPort(n *yaml.Node, field, text string) {
 	}
 }
 
-func (r *reader) integer(dst *int, least, greatest int) func(*yaml.Node, string) {
+// formatVersion reads the version of Iceberg's format that tables are made with.
+func (r *reader) formatVersion(dst *int) func(*yaml.Node, string) {
 	return func(n *yaml.Node, field string) {
-		v, err := strconv.Atoi(n.Value)
-		if n.Kind != yaml.ScalarNode || err != nil || v < least || v > greatest {
-			r.problem(n, field, fmt.Sprintf("want a whole number from %d to %d", least, greatest), "")
+		if n.Value != "3" {
+			r.problem(n, field, fmt.Sprintf("format version %s is not supported", n.Value), "write 3, whose deletion vectors loam needs, or leave the line out")
 			return
 		}
-		*dst = v
+		*dst = 3
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 type Lake struct {
 	Catalog       string            // path of a sqlite file, or the address of an Iceberg REST catalog
 	Warehouse     string            // a folder, or s3://bucket/prefix
-	FormatVersion int               // 3, or 2 for readers that know no deletion vectors
+	FormatVersion int               // of Iceberg: 3
 	Properties    map[string]string // handed to the catalog and its file IO: s3.endpoint, token, …
 }
 
