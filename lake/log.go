@@ -81,13 +81,23 @@ func (s *Stream) commitLog(ctx context.Context, b *feature.Batch, known int64, r
 		}
 		return nil, err
 	}
-	if s.merger != nil && !s.log.recovered {
-		s.merger.wrote(s.log.SnapshotID())
+	// A commit of offsets alone makes no snapshot: the head is then anybody's.
+	if len(files) > 0 && !s.log.recovered {
+		s.wrote(s.log.SnapshotID())
 	}
 	copy(b.Spans, spans)
 	r.Rows = rows.NumRows()
 	rows.Retain()
 	return []arrow.RecordBatch{rows}, nil
+}
+
+// wrote notes a snapshot of the log as this stream's own.
+func (s *Stream) wrote(snapshotID int64) {
+	if s.merger != nil {
+		s.merger.wrote(snapshotID)
+	}
+	maps.DeleteFunc(s.own, func(id int64, _ bool) bool { return s.log.tbl.SnapshotByID(id) == nil })
+	s.own[snapshotID] = true
 }
 
 // dropTwins looks the batch's events up in what others have committed since the log's snapshot known, and leaves out
@@ -137,9 +147,12 @@ func (s *Stream) dropTwins(ctx context.Context, rows arrow.RecordBatch, spans []
 
 // acceptedSince lists the events that commits after a snapshot of the log have added.
 func (s *Stream) acceptedSince(ctx context.Context, snapshotID int64) ([]Accepted, error) {
-	files, ok, err := s.log.addedSince(ctx, snapshotID, nil)
+	files, ok, err := s.log.addedSince(ctx, snapshotID, s.own)
 	if err != nil {
 		return nil, err
+	}
+	if ok && len(files) == 0 {
+		return nil, nil
 	}
 	if !ok { // the snapshot has expired, so nothing less than all will do
 		if files, _, err = s.log.addedSince(ctx, 0, nil); err != nil {

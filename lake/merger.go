@@ -20,8 +20,10 @@ import (
 // merger writes what follows from accepted changes to a history.
 //
 // Its index and its list of live files describe the history at one head and the keys that the log held at another. They
-// are loaded once. Where another writer has committed since, the keys of the log rows it added are distrusted, which
-// sends their changes the late way, and the list of files is read anew.
+// are loaded once. Where another writer has committed since, the keys of the log rows and of the history rows that it
+// added, and those whose open version it retired, are distrusted, which sends their changes the late way; and the list of
+// files is read anew. The log is always loaded at least as far as the history: a key's changes are all there when its
+// versions are derived anew.
 type merger struct {
 	layout  *layout
 	log     *Table
@@ -52,6 +54,9 @@ func (m *merger) commit(ctx context.Context, rows []arrow.RecordBatch, spans []f
 	err := m.history.commit(ctx, func(ctx context.Context, base *table.Table, tx *table.Transaction, summary iceberg.Properties) error {
 		if done != nil {
 			done.discard()
+		}
+		if err := m.catchLog(ctx); err != nil {
+			return err
 		}
 		if err := m.refresh(ctx); err != nil {
 			return err
@@ -226,14 +231,25 @@ func sortedWithout(all, batch []scd.Change) []scd.Change {
 	return rest
 }
 
+// catchLog loads the log as far as the loaded history, where that holds what another writer has made of its log rows.
+// Every writer commits to the log first.
+func (m *merger) catchLog(ctx context.Context) error {
+	if m.index != nil && m.history.SnapshotID() == m.historyHead {
+		return nil
+	}
+	return m.log.reload(ctx)
+}
+
 // refresh brings the index and the list of files to the loaded heads of the tables.
 func (m *merger) refresh(ctx context.Context) error {
 	if m.index == nil {
 		return m.load(ctx)
 	}
 	if head := m.log.SnapshotID(); head != m.logHead {
-		if err := m.distrust(ctx, m.logHead); err != nil {
+		if known, err := m.distrust(ctx, m.log, m.logHead, m.ownLog); err != nil {
 			return err
+		} else if !known {
+			return m.load(ctx)
 		}
 		m.logHead = head
 		clear(m.ownLog)
@@ -242,13 +258,18 @@ func (m *merger) refresh(ctx context.Context) error {
 		if err := m.loadFiles(ctx); err != nil {
 			return err
 		}
+		if known, err := m.distrust(ctx, m.history, m.historyHead, nil); err != nil {
+			return err
+		} else if !known {
+			return m.load(ctx)
+		}
 		m.historyHead = head
 	}
 	return nil
 }
 
 // loadFiles lists the history's live files. Files of the index that are gone were rewritten: the places in them are
-// unknown, so their keys are distrusted.
+// unknown, so their keys are distrusted, as are those whose open version somebody else has retired.
 func (m *merger) loadFiles(ctx context.Context) error {
 	files, err := m.history.plan(ctx, ScanOptions{})
 	if err != nil {
@@ -272,7 +293,7 @@ func (m *merger) loadFiles(ctx context.Context) error {
 			if e.file == noFile {
 				continue
 			}
-			if e.file = renumbered[e.file]; e.file == noFile {
+			if e.file = renumbered[e.file]; e.file == noFile || files[e.file].lacks(e.row) {
 				e.newest = unknown
 			}
 		}
@@ -429,35 +450,30 @@ func (l *layout) keyPackers(batch arrow.RecordBatch) ([]packer, error) {
 	return packers, nil
 }
 
-// distrust marks the keys of log rows that were added after a snapshot by commits that are not this merger's.
-func (m *merger) distrust(ctx context.Context, since int64) error {
-	files, ok, err := m.log.addedSince(ctx, since, m.ownLog)
+// distrust marks the keys of rows that were added to the log or the history after a snapshot, but for the snapshots in
+// without. It is false where the snapshot is no longer known.
+func (m *merger) distrust(ctx context.Context, t *Table, since int64, without map[int64]bool) (bool, error) {
+	files, ok, err := t.addedSince(ctx, since, without)
+	if err != nil || !ok || len(files) == 0 {
+		return ok, err
+	}
+	io, err := t.tbl.FS(ctx)
 	if err != nil {
-		return err
+		return false, fmt.Errorf("open the files of %s: %w", t.Name(), err)
 	}
-	if !ok {
-		return m.load(ctx)
-	}
-	if len(files) == 0 {
-		return nil
-	}
-	io, err := m.log.tbl.FS(ctx)
+	relation, err := t.Scan(ctx, ScanOptions{Columns: m.layout.stream.Key})
 	if err != nil {
-		return fmt.Errorf("open the files of %s: %w", m.log.Name(), err)
-	}
-	relation, err := m.log.Scan(ctx, ScanOptions{Columns: append(slices.Clone(m.layout.stream.Key), feature.ColEventTime)})
-	if err != nil {
-		return err
+		return false, err
 	}
 	relation.Files = nil
 	for _, f := range files {
-		path, err := m.log.lake.local(ctx, io, f.FilePath())
+		path, err := t.lake.local(ctx, io, f.FilePath())
 		if err != nil {
-			return err
+			return false, err
 		}
 		relation.Files = append(relation.Files, sql.File{Path: path})
 	}
-	return m.distrustKeys(ctx, relation)
+	return true, m.distrustKeys(ctx, relation)
 }
 
 func (m *merger) distrustKeys(ctx context.Context, relation sql.Files) error {

@@ -3,6 +3,9 @@ package lake
 import (
 	"context"
 
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/sql"
 )
@@ -72,6 +75,26 @@ func (r *Reading) LogView(ctx context.Context, db *sql.DB, name string, columns 
 	}
 	return db.Exec(ctx, sql.Render("CREATE OR REPLACE VIEW {name} AS SELECT * FROM {all} WHERE NOT ({beyond})",
 		sql.Args{"name": sql.Ident(name), "all": sql.Ident(name + "_all"), "beyond": within(r.beyond)}))
+}
+
+// Rows hands over the log's rows in the spans, in no order, in batches with the columns of [feature.Stream.LogColumns];
+// they are released after use returns.
+func (r *Reading) Rows(ctx context.Context, db *sql.DB, spans []feature.Span, use func(arrow.RecordBatch) error) error {
+	if len(spans) == 0 {
+		return nil
+	}
+	if err := r.LogView(ctx, db, "spans", nil, false); err != nil {
+		return err
+	}
+	statement := sql.Render("SELECT * FROM spans WHERE {where}", sql.Args{"where": within(spans)})
+	return db.Arrow(ctx, statement, func(reader array.RecordReader) error {
+		for reader.Next() {
+			if err := use(reader.RecordBatch()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // HistoryView makes a view of that name over the history.

@@ -68,6 +68,9 @@ type liveFile struct {
 	deleted *dv.RoaringPositionBitmap
 }
 
+// lacks reports whether the row has been deleted from the file.
+func (f *liveFile) lacks(row uint32) bool { return f.deleted != nil && f.deleted.Contains(uint64(row)) }
+
 func (f *liveFile) deletedRows() []int64 {
 	if f.deleted == nil {
 		return nil

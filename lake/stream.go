@@ -59,6 +59,7 @@ type Stream struct {
 	history *Table // nil for an event stream
 	merger  *merger
 	db      *sql.DB
+	own     map[int64]bool // the log's snapshots that this stream wrote
 }
 
 // StreamOptions bound what writing a stream may use.
@@ -70,7 +71,7 @@ type StreamOptions struct {
 // OpenStream opens the tables of a stream for writing. A history that is behind its log, because a process ended between
 // the two commits, is caught up from the log.
 func (l *Lake) OpenStream(ctx context.Context, def *feature.Stream, o StreamOptions) (*Stream, error) {
-	s := &Stream{def: def, layout: newLayout(def)}
+	s := &Stream{def: def, layout: newLayout(def), own: map[int64]bool{}}
 	var err error
 	if s.log, err = l.openTable(ctx, LogName(def.Name)); err != nil {
 		return nil, err
@@ -116,6 +117,17 @@ type Result struct {
 	Foreign []Accepted
 }
 
+// Add adds what another commit did.
+func (r *Result) Add(o Result) {
+	r.Rows += o.Rows
+	r.Dropped += o.Dropped
+	r.Added += o.Added
+	r.Retired += o.Retired
+	r.Versions += o.Versions
+	r.NoOps += o.NoOps
+	r.LateKeys += o.LateKeys
+}
+
 // Accepted is an accepted event's identity and position.
 type Accepted struct {
 	feature.Identity
@@ -124,7 +136,8 @@ type Accepted struct {
 
 // Commit writes a micro-batch: its rows to the log, then what follows from them to the history. Each moves the offsets
 // of the batch's spans in the same snapshot. known is the log's head that the maker of the batch knew all identities
-// of; events that others have committed since are dropped from it. The batch keeps its Arrow memory.
+// of, besides those that this stream committed; events that others have committed since are dropped from it. The batch
+// keeps its Arrow memory.
 func (s *Stream) Commit(ctx context.Context, b *feature.Batch, known int64) (Result, error) {
 	var r Result
 	rows, err := s.commitLog(ctx, b, known, &r)
