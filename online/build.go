@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
 
 	"github.com/loamdata/loam/feature"
@@ -21,8 +22,17 @@ type BuildOptions struct {
 	Progress func(done, of int64)
 }
 
-// Build writes a new generation of the view from what the lake holds now, and enters it as building. Its offsets are
-// those of the snapshot: what comes behind them is to be written before [Store.Switch].
+// poll is how long a build waits before it looks again for what another process does.
+const poll = 25 * time.Millisecond
+
+// Build writes a new generation of the view from what the lake holds, and leaves it building: [Store.Switch] makes it the
+// one that is read. A worker may run beside it. No change is missed:
+//
+//  1. The generation is entered first. From then on whoever writes the view writes it, too.
+//  2. Where a worker runs, Build waits until it has joined: it has marked the offsets from which on it writes the
+//     generation.
+//  3. The snapshot is taken once the lake is past those marks, so each change is in it, or was written by the worker, or
+//     both. Every write is guarded by its order, which makes both harmless.
 func (w *ViewWriter) Build(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, error) {
 	g, err := w.build(ctx, l, o)
 	if err != nil {
@@ -32,43 +42,109 @@ func (w *ViewWriter) Build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 }
 
 func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, error) {
-	reading, err := l.Read(ctx, w.stream)
-	if err != nil {
-		return Generation{}, err
-	}
-	offsets, err := reading.Offsets()
-	if err != nil {
-		return Generation{}, err
-	}
-	base := map[feature.Partition]int64{}
-	for p, at := range offsets.Partitions {
-		base[p] = at.Next
-	}
-	g, err := w.store.begin(ctx, w.view.Name, w.hash, base, o.Now())
+	g, err := w.store.begin(ctx, w.view.Name, w.hash, o.Now())
 	if err != nil {
 		return g, err
 	}
+	if err := w.awaitWorker(ctx, &g); err != nil {
+		return g, err
+	}
+	reading, offsets, err := readPast(ctx, l, w.stream, g.Marks)
+	if err != nil {
+		return g, err
+	}
+	if err := w.fill(ctx, g, reading, o); err != nil {
+		return g, err
+	}
+	for p, at := range offsets.Partitions {
+		g.Base[partitionText(p)] = at.Next
+		if _, joined := g.Marks[p]; !joined {
+			g.Marks[p] = at.Next
+		}
+	}
+	return g, w.store.put(ctx, w.view.Name, g)
+}
+
+// awaitWorker waits until the worker has joined the generation, or none runs, and reads its marks.
+func (w *ViewWriter) awaitWorker(ctx context.Context, g *Generation) error {
+	for {
+		// The lease is read first: a worker that takes it later finds the generation entered.
+		runs, err := w.store.WorkerRuns(ctx)
+		if err != nil {
+			return err
+		}
+		all, err := w.store.Generations(ctx, w.view.Name)
+		if err != nil {
+			return err
+		}
+		for _, one := range all.All {
+			if one.Number == g.Number {
+				g.Marks, g.Joined = one.Marks, one.Joined
+			}
+		}
+		if g.Joined || !runs {
+			return nil
+		}
+		if err := pause(ctx); err != nil {
+			return fmt.Errorf("wait for the worker to join generation %d: %w", g.Number, err)
+		}
+	}
+}
+
+// readPast opens a stream's tables once they stand at the offsets or beyond.
+func readPast(ctx context.Context, l *lake.Lake, s *feature.Stream, marks map[feature.Partition]int64) (*lake.Reading, lake.Offsets, error) {
+	for {
+		reading, err := l.Read(ctx, s)
+		if err != nil {
+			return nil, lake.Offsets{}, err
+		}
+		offsets, err := reading.Offsets()
+		if err != nil {
+			return nil, lake.Offsets{}, err
+		}
+		past := true
+		for p, mark := range marks {
+			at, _ := offsets.Of(p)
+			past = past && at.Next >= mark
+		}
+		if past {
+			return reading, offsets, nil
+		}
+		if err := pause(ctx); err != nil {
+			return nil, lake.Offsets{}, fmt.Errorf("wait for the lake to hold what has been written online: %w", err)
+		}
+	}
+}
+
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(poll):
+		return nil
+	}
+}
+
+// fill writes the newest change of every entity in the reading.
+func (w *ViewWriter) fill(ctx context.Context, g Generation, reading *lake.Reading, o BuildOptions) error {
 	db, err := sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir})
 	if err != nil {
-		return g, err
+		return err
 	}
 	defer db.Close()
 	if err := reading.LogView(ctx, db, "log", nil, true); err != nil {
-		return g, err
+		return err
 	}
-	key := sql.Idents("g.", w.stream.Key)
-	if err := db.Exec(ctx, sql.Render(sql.Statement("served_now"), sql.Args{"key": key})); err != nil {
-		return g, err
+	if err := db.Exec(ctx, sql.Render(sql.Statement("served_now"), sql.Args{"key": sql.Idents("g.", w.stream.Key)})); err != nil {
+		return err
 	}
 	var total, done int64
 	if err := db.QueryRow(ctx, "SELECT count(*) FROM newest", nil, &total); err != nil {
-		return g, err
+		return err
 	}
-	statement := sql.Render("SELECT {columns} FROM log g SEMI JOIN newest n ON g.loam_file = n.change_file AND g.loam_row = n.change_row",
-		sql.Args{"columns": selection(w.view, w.stream)})
 	writes := make([]*entityWrite, 0, pipelineCalls)
 	flush := func() error {
-		if err := w.put(ctx, g.Number, writes); err != nil {
+		if err := w.send(ctx, g.Number, writes); err != nil {
 			return err
 		}
 		done += int64(len(writes))
@@ -78,22 +154,40 @@ func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 		writes = writes[:0]
 		return nil
 	}
-	err = db.Arrow(ctx, statement, func(r array.RecordReader) error {
+	statement := sql.Render("SELECT {columns} FROM log g SEMI JOIN newest n ON g.loam_file = n.change_file AND g.loam_row = n.change_row",
+		sql.Args{"columns": selection(w.view, w.stream)})
+	return db.Arrow(ctx, statement, func(r array.RecordReader) error {
 		for r.Next() {
-			var failed error
-			err := w.each(r.RecordBatch(), func(e *entityWrite) {
-				if writes = append(writes, e); len(writes) == pipelineCalls && failed == nil {
-					failed = flush()
-				}
-			})
-			if err != nil {
+			if err := w.each(r.RecordBatch(), func(e *entityWrite) { writes = append(writes, e) }); err != nil {
 				return err
 			}
-			if failed != nil {
-				return failed
+			if len(writes) >= pipelineCalls {
+				if err := flush(); err != nil {
+					return err
+				}
 			}
 		}
 		return flush()
 	})
-	return g, err
+}
+
+// catchUp writes to one generation the rows of the log in the spans, once the lake holds them.
+func (w *ViewWriter) catchUp(ctx context.Context, l *lake.Lake, number int64, spans []feature.Span) error {
+	ends := map[feature.Partition]int64{}
+	for _, s := range spans {
+		ends[s.Partition] = s.To
+	}
+	reading, _, err := readPast(ctx, l, w.stream, ends)
+	if err != nil {
+		return err
+	}
+	db, err := sql.Open(ctx, sql.Options{Files: true})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return reading.Rows(ctx, db, spans, func(batch arrow.RecordBatch) error {
+		_, err := w.Write(ctx, []int64{number}, []arrow.RecordBatch{batch})
+		return err
+	})
 }

@@ -24,16 +24,19 @@ const (
 )
 
 // Generation is one generation of a view. Fields of the hash <project>:<view>:generations say it: <number> holds this
-// as JSON, <number>:<topic>:<partition> the offset up to which it is written, current the number that is read, next the
-// newest number that was given.
+// as JSON, <number>:<topic>:<partition> the offset up to which it is written, its mark; <number>:joined that the worker
+// writes it; current the number that is read, next the newest number that was given.
 type Generation struct {
-	Number     int64                       `json:"-"`
-	Definition string                      `json:"definition"` // hash of the view's definition
-	State      State                       `json:"state"`
-	Base       map[string]int64            `json:"base"` // offsets of the snapshot that it was built from, by <topic>:<partition>
-	Runs       []string                    `json:"runs"` // run ids of the masters it was built on
-	BuiltAt    time.Time                   `json:"built_at"`
-	Offsets    map[feature.Partition]int64 `json:"-"`
+	Number     int64            `json:"-"`
+	Definition string           `json:"definition"` // hash of the view's definition
+	State      State            `json:"state"`
+	Base       map[string]int64 `json:"base"` // offsets of the snapshot that it was built from, by <topic>:<partition>
+	Runs       []string         `json:"runs"` // run ids of the masters it was built on
+	BuiltAt    time.Time        `json:"built_at"`
+	// Marks are the offsets up to which the partitions are written. One of a building generation says where the worker
+	// began to write it; a file has one only while it is being backfilled.
+	Marks  map[feature.Partition]int64 `json:"-"`
+	Joined bool                        `json:"-"`
 }
 
 // Generations are all generations of a view.
@@ -52,7 +55,7 @@ func (s *Store) Generations(ctx context.Context, view string) (Generations, erro
 	byNumber := map[int64]*Generation{}
 	for field, text := range fields {
 		if number, err := strconv.ParseInt(field, 10, 64); err == nil {
-			one := &Generation{Number: number, Offsets: map[feature.Partition]int64{}}
+			one := &Generation{Number: number, Marks: map[feature.Partition]int64{}}
 			if err := json.Unmarshal([]byte(text), one); err != nil {
 				return g, fmt.Errorf("generation %d of %s is not one of loam's: %w", number, view, err)
 			}
@@ -67,10 +70,17 @@ func (s *Store) Generations(ctx context.Context, view string) (Generations, erro
 			}
 		case isOffset:
 			n, err1 := strconv.ParseInt(number, 10, 64)
+			if err1 != nil || byNumber[n] == nil {
+				continue
+			}
+			if rest == fieldJoined {
+				byNumber[n].Joined = true
+				continue
+			}
 			p, ok := parsePartition(rest)
 			offset, err2 := strconv.ParseInt(text, 10, 64)
-			if err1 == nil && err2 == nil && ok && byNumber[n] != nil {
-				byNumber[n].Offsets[p] = offset
+			if ok && err2 == nil {
+				byNumber[n].Marks[p] = offset
 			}
 		}
 	}
@@ -102,8 +112,15 @@ func parsePartition(text string) (feature.Partition, bool) {
 	return feature.Partition{Topic: text[:i], Index: int32(n)}, err == nil
 }
 
-// begin enters a new generation, which is building.
-func (s *Store) begin(ctx context.Context, view, definition string, base map[feature.Partition]int64, now time.Time) (Generation, error) {
+// fieldJoined ends the name of the field that says that the worker writes a generation.
+const fieldJoined = "joined"
+
+func markField(number int64, p feature.Partition) string {
+	return fmt.Sprintf("%d:%s", number, partitionText(p))
+}
+
+// begin enters a new generation, which is building. Whoever writes the view writes it, too, from then on.
+func (s *Store) begin(ctx context.Context, view, definition string, now time.Time) (Generation, error) {
 	key := generationsKey(s.project, view)
 	number, err := s.redis.HIncrBy(ctx, key, "next", 1).Result()
 	if err != nil {
@@ -111,23 +128,29 @@ func (s *Store) begin(ctx context.Context, view, definition string, base map[fea
 	}
 	g := Generation{
 		Number: number, Definition: definition, State: Building, Runs: s.runIDs(), BuiltAt: now.UTC().Truncate(time.Millisecond),
-		Base: map[string]int64{}, Offsets: map[feature.Partition]int64{},
+		Base: map[string]int64{}, Marks: map[feature.Partition]int64{},
 	}
-	values := []any{}
-	for p, offset := range base {
-		g.Base[partitionText(p)] = offset
-		g.Offsets[p] = offset
-		values = append(values, fmt.Sprintf("%d:%s", number, partitionText(p)), offset)
-	}
-	text, err := json.Marshal(g)
-	if err != nil {
-		return g, fmt.Errorf("begin a generation of %s: %w", view, err)
-	}
-	values = append(values, strconv.FormatInt(number, 10), text)
-	if err := s.redis.HSet(ctx, key, values...).Err(); err != nil {
+	if err := s.put(ctx, view, g); err != nil {
 		return g, fmt.Errorf("begin generation %d of %s: %w", number, view, err)
 	}
 	return g, nil
+}
+
+// put writes what a generation says of itself, and then the marks that it lacks: its base.
+func (s *Store) put(ctx context.Context, view string, g Generation) error {
+	text, err := json.Marshal(g)
+	if err != nil {
+		return err
+	}
+	key := generationsKey(s.project, view)
+	_, err = s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.HSet(ctx, key, strconv.FormatInt(g.Number, 10), text)
+		for partition, offset := range g.Base {
+			p.HSetNX(ctx, key, fmt.Sprintf("%d:%s", g.Number, partition), offset)
+		}
+		return nil
+	})
+	return err
 }
 
 // Mark notes up to which offsets a generation is written.
@@ -137,7 +160,7 @@ func (s *Store) Mark(ctx context.Context, view string, number int64, offsets map
 	}
 	values := make([]any, 0, 2*len(offsets))
 	for p, offset := range offsets {
-		values = append(values, fmt.Sprintf("%d:%s", number, partitionText(p)), offset)
+		values = append(values, markField(number, p), offset)
 	}
 	if err := s.redis.HSet(ctx, generationsKey(s.project, view), values...).Err(); err != nil {
 		return fmt.Errorf("mark the offsets of generation %d of %s: %w", number, view, err)
@@ -145,8 +168,47 @@ func (s *Store) Mark(ctx context.Context, view string, number int64, offsets map
 	return nil
 }
 
-// Switch makes a generation the one that is read, and removes the others.
+// unmark forgets up to where partitions are written: files that have been taken whole.
+func (s *Store) unmark(ctx context.Context, view string, number int64, partitions []feature.Partition) error {
+	if len(partitions) == 0 {
+		return nil
+	}
+	fields := make([]string, len(partitions))
+	for i, p := range partitions {
+		fields[i] = markField(number, p)
+	}
+	if err := s.redis.HDel(ctx, generationsKey(s.project, view), fields...).Err(); err != nil {
+		return fmt.Errorf("forget marks of generation %d of %s: %w", number, view, err)
+	}
+	return nil
+}
+
+// join marks where the worker begins to write a generation, and says that it does.
+func (s *Store) join(ctx context.Context, view string, g Generation, positions map[feature.Partition]int64) error {
+	key := generationsKey(s.project, view)
+	_, err := s.redis.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		for partition, offset := range positions {
+			p.HSetNX(ctx, key, markField(g.Number, partition), offset)
+		}
+		p.HSet(ctx, key, fmt.Sprintf("%d:%s", g.Number, fieldJoined), 1)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("join generation %d of %s: %w", g.Number, view, err)
+	}
+	return nil
+}
+
+// Switch makes a generation the one that is read, and removes the older ones. Where a newer one is read already, it
+// removes this one.
 func (s *Store) Switch(ctx context.Context, view string, g Generation) error {
+	before, err := s.Generations(ctx, view)
+	if err != nil {
+		return err
+	}
+	if before.Current > g.Number {
+		return s.remove(ctx, view, g)
+	}
 	g.State = Ready
 	text, err := json.Marshal(g)
 	if err != nil {
@@ -205,9 +267,9 @@ func (s *Store) remove(ctx context.Context, view string, g Generation) error {
 	if err := unlink(); err != nil {
 		return fmt.Errorf("remove generation %d of %s: %w", g.Number, view, err)
 	}
-	fields := []string{strconv.FormatInt(g.Number, 10)}
-	for p := range g.Offsets {
-		fields = append(fields, fmt.Sprintf("%d:%s", g.Number, partitionText(p)))
+	fields := []string{strconv.FormatInt(g.Number, 10), fmt.Sprintf("%d:%s", g.Number, fieldJoined)}
+	for p := range g.Marks {
+		fields = append(fields, markField(g.Number, p))
 	}
 	if err := s.redis.HDel(ctx, generationsKey(s.project, view), fields...).Err(); err != nil {
 		return fmt.Errorf("forget generation %d of %s: %w", g.Number, view, err)

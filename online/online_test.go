@@ -370,8 +370,8 @@ func TestGenerations(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if first.Base["thing.v1:0"] != 1 || first.Offsets[feature.Partition{Topic: "thing.v1"}] != 1 {
-			t.Errorf("base %v, offsets %v", first.Base, first.Offsets)
+		if first.Base["thing.v1:0"] != 1 || first.Marks[feature.Partition{Topic: "thing.v1"}] != 1 {
+			t.Errorf("base %v, marks %v", first.Base, first.Marks)
 		}
 		unavailable("it is building")
 		if err := s.Switch(ctx, "all", first); err != nil {
@@ -395,8 +395,8 @@ func TestGenerations(t *testing.T) {
 			t.Fatal(err)
 		}
 		all, _ = s.Generations(ctx, "all")
-		if all.All[0].Offsets[feature.Partition{Topic: "thing.v1"}] != 9 {
-			t.Errorf("offsets %v", all.All[0].Offsets)
+		if all.All[0].Marks[feature.Partition{Topic: "thing.v1"}] != 9 {
+			t.Errorf("marks %v", all.All[0].Marks)
 		}
 		was := s.runs
 		s.runs = []string{"another run"}

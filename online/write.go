@@ -260,23 +260,3 @@ func (w *ViewWriter) sendPart(ctx context.Context, prefix string, writes []*enti
 	})
 	return err
 }
-
-// put writes hashes of a fresh generation without a guard: nobody else writes them yet, and each entity comes once.
-func (w *ViewWriter) put(ctx context.Context, generation int64, writes []*entityWrite) error {
-	prefix := keyPrefix(w.store.project, w.view.Name, generation)
-	_, err := w.store.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, e := range writes {
-			key := entityKey(prefix, w.entity.Name, e.key)
-			values := append([]any{fieldOrder, e.order.String(), fieldEventTime, e.order.EventTime}, e.values...)
-			if e.deleted {
-				values = append(values, fieldDeleted, "1")
-			}
-			p.HSet(ctx, key, values...)
-			if at := w.expiry(e.order.EventTime); at != 0 {
-				p.Do(ctx, "PEXPIREAT", key, at)
-			}
-		}
-		return nil
-	})
-	return err
-}

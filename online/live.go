@@ -1,0 +1,251 @@
+package online
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
+)
+
+// Live writes the attribute views of a project from the batches of its streams, as they are consumed. It is not safe for
+// concurrent use.
+//
+// A generation's marks tell what it lacks: where a batch begins behind a mark, because Redis was away or the process
+// ended, the rows between are read from the log and written first. So batches may be skipped, and are then caught up.
+type Live struct {
+	store *Store
+	lake  *lake.Lake
+	views map[string][]*ViewWriter // by stream
+}
+
+// NewLive makes the writer of all attribute views of the project; windowed ones are left out.
+func NewLive(ctx context.Context, s *Store, l *lake.Lake, p *feature.Project) (*Live, error) {
+	live := &Live{store: s, lake: l, views: map[string][]*ViewWriter{}}
+	for _, v := range p.Views {
+		if v.Windowed() {
+			continue
+		}
+		w, err := NewViewWriter(ctx, s, p, v)
+		if err != nil {
+			return nil, errors.Join(err, live.Close())
+		}
+		live.views[v.Stream] = append(live.views[v.Stream], w)
+	}
+	return live, nil
+}
+
+// Close frees what the writers hold.
+func (l *Live) Close() error {
+	var errs []error
+	for _, views := range l.views {
+		for _, w := range views {
+			errs = append(errs, w.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// targets are the generations of a view that are to be written: those of its definition on this run of Redis.
+func (l *Live) targets(ctx context.Context, w *ViewWriter) ([]Generation, error) {
+	all, err := l.store.Generations(ctx, w.view.Name)
+	if err != nil {
+		return nil, err
+	}
+	runs := l.store.runIDs()
+	return slices.DeleteFunc(all.All, func(g Generation) bool { return g.Definition != w.hash || !slices.Equal(g.Runs, runs) }), nil
+}
+
+// Begin marks, in every generation of the streams' views, from where on a file will be written. A process that ends
+// before it has written the file whole leaves the mark, by which [Live.Settle] finds what is missing.
+func (l *Live) Begin(ctx context.Context, streams []*feature.Stream, file feature.Partition, starts map[string]int64) error {
+	for _, s := range streams {
+		for _, w := range l.views[s.Name] {
+			targets, err := l.targets(ctx, w)
+			if err != nil {
+				return err
+			}
+			for _, g := range targets {
+				if _, marked := g.Marks[file]; marked {
+					continue
+				}
+				if err := l.store.Mark(ctx, w.view.Name, g.Number, map[feature.Partition]int64{file: starts[s.Name]}); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Write writes a batch to every generation of the stream's views, after what a generation lacks before it. It may be
+// repeated. It gives the number of entities written, of all views together.
+func (l *Live) Write(ctx context.Context, b *feature.Batch) (int, error) {
+	if b.Stream == nil {
+		return 0, nil
+	}
+	written := 0
+	for _, w := range l.views[b.Stream.Name] {
+		n, err := l.writeView(ctx, w, b)
+		if err != nil {
+			return written, err
+		}
+		written += n
+	}
+	return written, nil
+}
+
+func (l *Live) writeView(ctx context.Context, w *ViewWriter, b *feature.Batch) (int, error) {
+	targets, err := l.targets(ctx, w)
+	if err != nil || len(targets) == 0 {
+		return 0, err
+	}
+	numbers := make([]int64, len(targets))
+	for i, g := range targets {
+		numbers[i] = g.Number
+		begin := map[feature.Partition]int64{}
+		var gaps []feature.Span
+		for _, s := range b.Spans {
+			mark, marked := g.Marks[s.Partition]
+			switch {
+			case !marked && (g.State == Building || s.From == 0):
+				begin[s.Partition] = s.From
+			case mark < s.From:
+				gaps = append(gaps, feature.Span{Partition: s.Partition, From: mark, To: s.From})
+			}
+		}
+		if err := l.store.Mark(ctx, w.view.Name, g.Number, begin); err != nil {
+			return 0, err
+		}
+		if len(gaps) > 0 && g.State == Ready {
+			if err := w.catchUp(ctx, l.lake, g.Number, gaps); err != nil {
+				return 0, fmt.Errorf("catch generation %d of %s up: %w", g.Number, w.view.Name, err)
+			}
+		}
+	}
+	written, err := w.Write(ctx, numbers, b.Rows)
+	if err != nil {
+		return 0, err
+	}
+	for _, g := range targets {
+		ends := map[feature.Partition]int64{}
+		var done []feature.Partition
+		for _, s := range b.Spans {
+			if s.Done {
+				done = append(done, s.Partition)
+			} else if s.To > g.Marks[s.Partition] {
+				ends[s.Partition] = s.To
+			}
+		}
+		if err := errors.Join(l.store.Mark(ctx, w.view.Name, g.Number, ends), l.store.unmark(ctx, w.view.Name, g.Number, done)); err != nil {
+			return 0, err
+		}
+	}
+	return written, nil
+}
+
+// Settle writes to every generation that is read what the lake has taken and it lacks: rows that a process that ended
+// had committed to the lake alone.
+func (l *Live) Settle(ctx context.Context) error {
+	for _, views := range l.views {
+		for _, w := range views {
+			if err := l.settle(ctx, w); err != nil {
+				return fmt.Errorf("settle feature view %s: %w", w.view.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (l *Live) settle(ctx context.Context, w *ViewWriter) error {
+	targets, err := l.targets(ctx, w)
+	if err != nil || len(targets) == 0 {
+		return err
+	}
+	reading, err := l.lake.Read(ctx, w.stream)
+	if err != nil {
+		return err
+	}
+	offsets, err := reading.Offsets()
+	if err != nil {
+		return err
+	}
+	for _, g := range targets {
+		if g.State != Ready {
+			continue
+		}
+		var gaps []feature.Span
+		var files []feature.Partition
+		ends := map[feature.Partition]int64{}
+		for p, at := range offsets.Partitions {
+			if mark := g.Marks[p]; mark < at.Next {
+				gaps = append(gaps, feature.Span{Partition: p, From: mark, To: at.Next})
+				ends[p] = at.Next
+			}
+		}
+		for p, mark := range g.Marks {
+			if feature.Live(p.Topic) {
+				continue
+			}
+			if at, ok := offsets.Of(p); ok && mark < at.Next {
+				gaps = append(gaps, feature.Span{Partition: p, From: mark, To: at.Next})
+			}
+			files = append(files, p)
+		}
+		if len(gaps) > 0 {
+			slices.SortFunc(gaps, func(a, b feature.Span) int {
+				return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Index, b.Index))
+			})
+			if err := w.catchUp(ctx, l.lake, g.Number, gaps); err != nil {
+				return err
+			}
+		}
+		if err := errors.Join(l.store.Mark(ctx, w.view.Name, g.Number, ends), l.store.unmark(ctx, w.view.Name, g.Number, files)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Join marks, in every generation that is building, the positions from which on the worker writes it: the offset after
+// the last record of each partition that it has written. Builds wait for it.
+func (l *Live) Join(ctx context.Context, positions map[string]map[feature.Partition]int64) error {
+	for stream, views := range l.views {
+		for _, w := range views {
+			targets, err := l.targets(ctx, w)
+			if err != nil {
+				return err
+			}
+			for _, g := range targets {
+				if g.State != Building || g.Joined {
+					continue
+				}
+				if err := l.store.join(ctx, w.view.Name, g, positions[stream]); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Missing are the views that have no generation that can be read: those to build.
+func (l *Live) Missing(ctx context.Context) ([]string, error) {
+	var missing []string
+	for _, views := range l.views {
+		for _, w := range views {
+			all, err := l.store.Generations(ctx, w.view.Name)
+			if err != nil {
+				return nil, err
+			}
+			if _, ok := l.store.Usable(all, w.hash); !ok {
+				missing = append(missing, w.view.Name)
+			}
+		}
+	}
+	slices.Sort(missing)
+	return missing, nil
+}
