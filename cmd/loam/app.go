@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
+	"github.com/loamdata/loam/online"
+	"github.com/loamdata/loam/sql"
+)
+
+// app is what all commands share.
+type app struct {
+	dir      string // of the project
+	json     bool
+	out, err io.Writer
+	terminal bool // whether err is one: long work then shows a bar
+	now      func() time.Time
+	started  bool // the command line was understood
+}
+
+func newApp(out, err *os.File) *app {
+	return &app{out: out, err: err, terminal: term.IsTerminal(int(err.Fd())), now: time.Now}
+}
+
+// root is the command that holds all others.
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "loam",
+		Short: "History, training sets and online features from CRM topics",
+		Long: `loam takes canonical CRM topics in, keeps every change as SCD2 history in Iceberg, builds point-in-time-correct
+training sets, and keeps the newest feature values in Redis.
+
+All commands work on a project folder: the one they are run in, or the one that -C names.`,
+		Example:       "  loam demo                      # the whole line on made-up events, in a minute\n  loam init crm && cd crm        # a project of your own",
+		Version:       version,
+		SilenceErrors: true, SilenceUsage: true,
+		PersistentPreRun: func(*cobra.Command, []string) { a.started = true },
+	}
+	root.PersistentFlags().StringVarP(&a.dir, "dir", "C", ".", "project folder")
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for machines")
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddGroup(&cobra.Group{ID: "define", Title: "Define:"}, &cobra.Group{ID: "take", Title: "Take events in:"},
+		&cobra.Group{ID: "use", Title: "Use features:"}, &cobra.Group{ID: "look", Title: "Look and check:"}, &cobra.Group{ID: "try", Title: "Try it:"})
+	for group, commands := range map[string][]*cobra.Command{
+		"define": {a.initCommand(), a.validateCommand(), a.planCommand(), a.applyCommand()},
+		"take":   {a.runCommand(), a.backfillCommand(), a.dlqCommand()},
+		"use":    {a.datasetCommand(), a.materializeCommand(), a.getCommand()},
+		"look":   {a.historyCommand(), a.statusCommand(), a.verifyCommand()},
+		"try":    {a.simulateCommand(), a.demoCommand()},
+	} {
+		for _, c := range commands {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	return root
+}
+
+// load reads and checks the project folder.
+func (a *app) load(ctx context.Context) (*feature.Project, error) { return loadProject(ctx, a.dir) }
+
+func loadProject(ctx context.Context, dir string) (*feature.Project, error) {
+	db, err := sql.Open(ctx, sql.Options{Threads: 1})
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	return feature.Load(dir, func(expr string, columns []feature.Column, want feature.Type) ([]string, error) {
+		list := make([]sql.Column, len(columns))
+		for i, c := range columns {
+			list[i] = sql.Column{Name: c.Name, Type: c.Type.SQL()}
+		}
+		return db.CheckScalar(ctx, expr, list, want.SQL())
+	})
+}
+
+// open reads the project and opens its lake, which the caller closes.
+func (a *app) open(ctx context.Context) (*feature.Project, *lake.Lake, error) {
+	p, err := a.load(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := openLake(ctx, p)
+	return p, l, err
+}
+
+func openLake(ctx context.Context, p *feature.Project) (*lake.Lake, error) {
+	return lake.Open(ctx, lake.Config{Lake: p.Lake, Namespace: p.Name, Dir: p.Dir})
+}
+
+// openStore connects to the project's Redis, nil where it has none.
+func openStore(ctx context.Context, p *feature.Project) (*online.Store, error) {
+	if p.Online.Redis == "" {
+		return nil, nil
+	}
+	return online.Open(ctx, p.Name, p.Online.Redis)
+}
+
+// tempDir is where DuckDB may spill to.
+func tempDir(p *feature.Project) string { return filepath.Join(p.Dir, ".loam", "tmp") }
+
+// newJobID names a run of a command in the rows that it writes.
+func newJobID(command string) string { return command + "-" + uuid.NewString() }
+
+// say prints a line of what is going on, to where results don't go.
+func (a *app) say(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }
+
+// result prints what a command found: v as JSON where a machine asked, else what text prints.
+func (a *app) result(v any, text func(w io.Writer)) error {
+	if !a.json {
+		text(a.out)
+		return nil
+	}
+	encoder := json.NewEncoder(a.out)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
+		return fmt.Errorf("print the result: %w", err)
+	}
+	return nil
+}
+
+// number writes n with a comma between groups of three digits.
+func number(n int64) string {
+	text := strconv.FormatInt(n, 10)
+	sign := ""
+	if n < 0 {
+		sign, text = "-", text[1:]
+	}
+	for i := len(text) - 3; i > 0; i -= 3 {
+		text = text[:i] + "," + text[i:]
+	}
+	return sign + text
+}
+
+// count writes a number of things: 1 event, 2,000 events.
+func count(n int64, what string) string {
+	switch {
+	case n == 1:
+	case strings.HasSuffix(what, "ty"):
+		what = what[:len(what)-1] + "ies"
+	default:
+		what += "s"
+	}
+	return number(n) + " " + what
+}
+
+// moment writes a time of microseconds since 1970 UTC as people read it.
+func moment(us int64) string {
+	t := time.UnixMicro(us).UTC()
+	if us%1_000_000 == 0 {
+		return t.Format("2006-01-02 15:04:05")
+	}
+	return t.Format("2006-01-02 15:04:05.000000")
+}
+
+// table prints rows in columns, the first row being their names. Columns whose name begins with > stand to the right.
+func table(w io.Writer, rows [][]string) {
+	widths := make([]int, len(rows[0]))
+	right := make([]bool, len(rows[0]))
+	for i, name := range rows[0] {
+		if rest, ok := strings.CutPrefix(name, ">"); ok {
+			right[i], rows[0][i] = true, rest
+		}
+	}
+	for _, row := range rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], len([]rune(cell)))
+		}
+	}
+	for _, row := range rows {
+		var b strings.Builder
+		for i, cell := range row {
+			pad := strings.Repeat(" ", widths[i]-len([]rune(cell)))
+			if right[i] {
+				cell = pad + cell
+			} else {
+				cell += pad
+			}
+			b.WriteString("  " + cell)
+		}
+		fmt.Fprintln(w, strings.TrimRight(b.String(), " "))
+	}
+}

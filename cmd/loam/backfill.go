@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/ingest"
+	"github.com/loamdata/loam/lake"
+	"github.com/loamdata/loam/online"
+)
+
+func (a *app) backfillCommand() *cobra.Command {
+	var stream string
+	var noOnline bool
+	c := &cobra.Command{
+		Use:   "backfill FILE...",
+		Short: "Take files in: .jsonl, .jsonl.gz, .csv, .parquet",
+		Long: `backfill takes files through the same checks as topics, into the lake and the online store. Without --stream each event
+goes to the stream of its event_type. A file is known by its content: taking it twice, renamed or not, changes nothing, and
+one that was interrupted is taken on from where it was.`,
+		Example: "  loam backfill events.jsonl.gz\n  loam backfill --stream profile export.parquet",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.backfill(c.Context(), args, stream, noOnline)
+		},
+	}
+	c.Flags().StringVar(&stream, "stream", "", "the stream that every event or row belongs to")
+	c.Flags().BoolVar(&noOnline, "no-online", false, "leave the online store out; `loam materialize` brings it up to date")
+	return c
+}
+
+// Bounds of a micro-batch of a backfill.
+const (
+	backfillRows  = 100_000
+	backfillBytes = 128 << 20
+)
+
+func (a *app) backfill(ctx context.Context, paths []string, only string, noOnline bool) error {
+	p, l, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	b := &backfill{project: p, now: a.now, did: outcome{}}
+	if b.streams, b.only, err = backfillStreams(p, only); err != nil {
+		return err
+	}
+	// All files are looked at before anything of one is taken.
+	var files []ingest.File
+	for _, path := range paths {
+		f, err := ingest.StatFile(ctx, path)
+		if err != nil {
+			return err
+		}
+		if f.Rows() && b.only == nil {
+			return fmt.Errorf("%s holds rows, which don't say what they are: name their stream with --stream", path)
+		}
+		files = append(files, f)
+	}
+	if err := a.ensureApplied(ctx, p, l); err != nil {
+		return err
+	}
+	if b.line, err = openLine(ctx, p, l, b.streams, newJobID("backfill")); err != nil {
+		return err
+	}
+	defer b.line.close()
+	if !noOnline {
+		store, err := openStore(ctx, p)
+		if err != nil {
+			return fmt.Errorf("%w; or take the files into the lake alone with --no-online", err)
+		}
+		if store != nil {
+			defer store.Close()
+			if b.live, err = online.NewLive(ctx, store, l, p); err != nil {
+				return err
+			}
+			defer b.live.Close()
+			if err := b.live.Settle(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	begun := a.now()
+	for _, f := range files {
+		bar := a.progress("backfill " + filepath.Base(f.Path))
+		err := b.take(ctx, f, func(done int64) {
+			bar.at(done, f.SizeBytes, number(b.did.total().Read)+" events")
+		})
+		bar.end()
+		if err != nil {
+			if read := b.did.total().Read; read > 0 {
+				a.say("%s before that were taken and stay", count(read, "event"))
+			}
+			return err
+		}
+	}
+	return a.result(b.did.report(), func(w io.Writer) {
+		b.did.print(w)
+		if read := b.did.total().Read; read > 0 {
+			fmt.Fprintf(w, "  took %s\n", a.now().Sub(begun).Round(10*time.Millisecond))
+		}
+	})
+}
+
+// backfillStreams are the streams that files may go to: the named one, or all whose events say what they are.
+func backfillStreams(p *feature.Project, only string) ([]*feature.Stream, *feature.Stream, error) {
+	if only != "" {
+		s, err := streamOf(p, only)
+		return []*feature.Stream{s}, s, err
+	}
+	var streams []*feature.Stream
+	for _, s := range p.Streams {
+		if s.Format == feature.EnvelopeFormat {
+			streams = append(streams, s)
+		}
+	}
+	return streams, nil, nil
+}
+
+// backfill takes files in, one after the other.
+type backfill struct {
+	project *feature.Project
+	streams []*feature.Stream
+	only    *feature.Stream
+	line    *line
+	live    *online.Live // nil without an online store
+	now     func() time.Time
+	did     outcome
+}
+
+// take takes one file from where each stream stands in it.
+func (b *backfill) take(ctx context.Context, f ingest.File, progress func(bytes int64)) error {
+	partition := feature.Partition{Topic: f.Topic}
+	starts := map[string]int64{}
+	from := int64(-1)
+	done := 0
+	for _, name := range b.line.names() {
+		offsets, err := b.line.streams[name].offsets()
+		if err != nil {
+			return err
+		}
+		at, _ := offsets.Of(partition)
+		starts[name] = at.Next
+		if from < 0 || at.Next < from {
+			from = at.Next
+		}
+		if fileDone(offsets, f.Topic) {
+			done++
+		}
+	}
+	if done == len(b.streams) {
+		return nil
+	}
+	if b.live != nil {
+		if err := b.live.Begin(ctx, b.streams, partition, starts); err != nil {
+			return err
+		}
+	}
+	source, err := f.Open(from, progress)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	router := ingest.NewRouter(ingest.RouterOptions{
+		Streams: b.streams, Only: b.only, JobID: b.line.jobID, Dedups: b.line.dedups(),
+		Starts: func(stream string, _ feature.Partition) int64 { return starts[stream] },
+	})
+	for {
+		poll, err := source.Poll(ctx)
+		if err != nil {
+			// What was read before is fine and stays.
+			return errors.Join(err, b.flush(context.WithoutCancel(ctx), router, nil))
+		}
+		now := b.now().UnixMicro()
+		for i := range poll.Records {
+			router.Add(&poll.Records[i], now)
+		}
+		var ends []ingest.End
+		if poll.Done {
+			ends = []ingest.End{{Partition: partition, At: now, Done: true, Idle: true}}
+		}
+		if rows, size := router.Pending(); rows < backfillRows && size < backfillBytes && !poll.Done {
+			continue
+		}
+		if err := b.flush(ctx, router, ends); err != nil {
+			return err
+		}
+		if poll.Done {
+			return nil
+		}
+	}
+}
+
+// flush commits what waits in the router to the lake, then writes it online.
+func (b *backfill) flush(ctx context.Context, router *ingest.Router, ends []ingest.End) error {
+	made, err := router.Flush(ctx, ends)
+	if err != nil {
+		return err
+	}
+	batches := make([]routed, len(made))
+	for i, m := range made {
+		batches[i] = routed{Batch: m}
+		if m.Stream != nil {
+			batches[i].known = b.line.streams[m.Stream.Name].known
+		}
+	}
+	defer release(batches)
+	if err := b.line.commit(ctx, batches, b.did); err != nil {
+		return err
+	}
+	if b.live == nil {
+		return nil
+	}
+	for _, m := range batches {
+		if _, err := b.live.Write(ctx, m.Batch); err != nil {
+			return fmt.Errorf("the lake has what was read, the online store lacks the newest of it; run this again to catch up: %w", err)
+		}
+	}
+	return nil
+}
+
+// fileDone reports whether a stream has taken a file whole.
+func fileDone(o lake.Offsets, topic string) bool {
+	sha := strings.TrimPrefix(topic, feature.FileTopicPrefix)
+	for _, f := range o.Files {
+		if f.SHA256 == sha {
+			return f.Done
+		}
+	}
+	return false
+}

@@ -1,0 +1,259 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/sql"
+)
+
+func (a *app) dlqCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "dlq",
+		Short:   "Look at dead letters: refused events",
+		Example: "  loam dlq list\n  loam dlq list --reason bad_value --limit 20\n  loam dlq show file:3f2a97c0d1e4/0@117",
+	}
+	c.AddCommand(a.dlqListCommand(), a.dlqShowCommand())
+	return c
+}
+
+func (a *app) dlqListCommand() *cobra.Command {
+	var stream, reason string
+	var limit int
+	c := &cobra.Command{
+		Use:     "list",
+		Short:   "List dead letters, and how many there are by reason",
+		Example: "  loam dlq list\n  loam dlq list --stream contact --reason bad_value --limit 20",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.listLetters(c.Context(), stream, reason, limit)
+		},
+	}
+	c.Flags().StringVar(&stream, "stream", "", "only those of this stream")
+	c.Flags().StringVar(&reason, "reason", "", "only those with this reason")
+	c.Flags().IntVar(&limit, "limit", 10, "how many to list")
+	return c
+}
+
+func (a *app) dlqShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "show POSITION",
+		Short:   "Show a dead letter whole: why, and the original bytes",
+		Long:    "show prints a dead letter by its position, <topic>/<partition>@<offset>, as `loam dlq list` gives it; a file's hash may be cut.",
+		Example: "  loam dlq show contact.v1/0@117\n  loam dlq show file:3f2a97c0d1e4/0@117",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			p, err := parsePosition(args[0])
+			if err != nil {
+				a.started = false
+				return err
+			}
+			return a.showLetter(c.Context(), p)
+		},
+	}
+}
+
+// letter is a dead letter, for machines.
+type letter struct {
+	Position   string    `json:"position"`
+	Stream     string    `json:"stream,omitempty"`
+	Reason     string    `json:"reason"`
+	Detail     string    `json:"detail"`
+	RecordedAt time.Time `json:"recorded_at"`
+	Key        *string   `json:"record_key,omitempty"`
+	Body       *string   `json:"body,omitempty"`
+	Base64     bool      `json:"base64,omitempty"` // key and body are not text
+}
+
+func letterOf(l feature.DeadLetter, whole bool) letter {
+	out := letter{
+		Position: l.Position.String(), Stream: l.Stream, Reason: string(l.Reason), Detail: l.Detail,
+		RecordedAt: time.UnixMicro(l.RecordedAt).UTC(),
+	}
+	if !whole {
+		return out
+	}
+	out.Base64 = !utf8.Valid(l.Body) || !utf8.Valid(l.RecordKey)
+	text := func(b []byte) *string {
+		if b == nil {
+			return nil
+		}
+		s := string(b)
+		if out.Base64 {
+			s = base64.StdEncoding.EncodeToString(b)
+		}
+		return &s
+	}
+	out.Key, out.Body = text(l.RecordKey), text(l.Body)
+	return out
+}
+
+// reasonCount is how many dead letters of a stream have a reason.
+type reasonCount struct {
+	Stream  string `json:"stream"`
+	Reason  string `json:"reason"`
+	Letters int64  `json:"letters"`
+}
+
+func (a *app) listLetters(ctx context.Context, stream, reason string, limit int) error {
+	_, l, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	letters, err := l.OpenDeadLetters(ctx)
+	if err != nil {
+		return err
+	}
+	db, err := sql.Open(ctx, sql.Options{Files: true, Threads: 1})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	condition := sql.Fragment("true")
+	if stream != "" {
+		condition += " AND stream = " + sql.Literal(stream)
+	}
+	if reason != "" {
+		condition += " AND reason = " + sql.Literal(reason)
+	}
+	result := struct {
+		Reasons []reasonCount `json:"reasons"`
+		Letters []letter      `json:"letters"`
+	}{[]reasonCount{}, []letter{}}
+	err = letters.Each(ctx, db, condition, max(limit, 0), func(d feature.DeadLetter) error {
+		result.Letters = append(result.Letters, letterOf(d, false))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	rows, err := db.Query(ctx, sql.Render("SELECT stream, reason, count(*) FROM dead_letters WHERE {condition} GROUP BY ALL ORDER BY 3 DESC, 1, 2",
+		sql.Args{"condition": condition}))
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var total int64
+	for rows.Next() {
+		var r reasonCount
+		if err := rows.Scan(&r.Stream, &r.Reason, &r.Letters); err != nil {
+			return fmt.Errorf("count dead letters: %w", err)
+		}
+		total += r.Letters
+		result.Reasons = append(result.Reasons, r)
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("count dead letters: %w", err)
+	}
+	return a.result(result, func(w io.Writer) {
+		if total == 0 {
+			fmt.Fprintln(w, "no dead letters")
+			return
+		}
+		cells := [][]string{{"stream", "reason", ">letters"}}
+		for _, r := range result.Reasons {
+			cells = append(cells, []string{streamText(r.Stream), r.Reason, number(r.Letters)})
+		}
+		table(w, cells)
+		fmt.Fprintf(w, "\nthe newest %d of %s:\n", len(result.Letters), number(total))
+		cells = [][]string{{"position", "stream", "reason", "detail"}}
+		for _, d := range result.Letters {
+			cells = append(cells, []string{shortPosition(d.Position), streamText(d.Stream), d.Reason, d.Detail})
+		}
+		table(w, cells)
+	})
+}
+
+// shortPosition cuts the hash of a file: `loam dlq show` takes it, too.
+func shortPosition(position string) string {
+	const digits = len(feature.FileTopicPrefix) + 12
+	if slash := strings.IndexByte(position, '/'); strings.HasPrefix(position, feature.FileTopicPrefix) && slash > digits {
+		return position[:digits] + position[slash:]
+	}
+	return position
+}
+
+func streamText(stream string) string {
+	if stream == "" {
+		return "(none)"
+	}
+	return stream
+}
+
+func (a *app) showLetter(ctx context.Context, p feature.Position) error {
+	_, l, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	letters, err := l.OpenDeadLetters(ctx)
+	if err != nil {
+		return err
+	}
+	db, err := sql.Open(ctx, sql.Options{Files: true, Threads: 1})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	var found *letter
+	topic := "topic = " + string(sql.Literal(p.Topic))
+	if strings.HasPrefix(p.Topic, feature.FileTopicPrefix) {
+		topic = fmt.Sprintf("starts_with(topic, %s)", sql.Literal(p.Topic)) // the hash may be cut
+	}
+	condition := sql.Fragment(fmt.Sprintf(`%s AND "partition" = %d AND "offset" = %d`, topic, p.Partition, p.Offset))
+	err = letters.Each(ctx, db, condition, 1, func(d feature.DeadLetter) error {
+		one := letterOf(d, true)
+		found = &one
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if found == nil {
+		return fmt.Errorf("there is no dead letter at %s; `loam dlq list` gives their positions", p)
+	}
+	return a.result(found, func(w io.Writer) {
+		fmt.Fprintf(w, "position     %s\nstream       %s\nreason       %s\ndetail       %s\nrecorded at  %s\n",
+			found.Position, streamText(found.Stream), found.Reason, found.Detail, found.RecordedAt.Format(time.RFC3339Nano))
+		if found.Key != nil {
+			fmt.Fprintf(w, "record key   %s\n", *found.Key)
+		}
+		if found.Body != nil {
+			var indented strings.Builder
+			encoder := json.NewEncoder(&indented)
+			encoder.SetIndent("", "  ")
+			encoder.SetEscapeHTML(false)
+			if json.Valid([]byte(*found.Body)) && encoder.Encode(json.RawMessage(*found.Body)) == nil {
+				fmt.Fprint(w, indented.String())
+			} else {
+				fmt.Fprintln(w, *found.Body)
+			}
+		}
+	})
+}
+
+// parsePosition reads <topic>/<partition>@<offset>.
+func parsePosition(text string) (feature.Position, error) {
+	bad := fmt.Errorf("%q is not a position: write <topic>/<partition>@<offset>", text)
+	at, slash := strings.LastIndexByte(text, '@'), strings.LastIndexByte(text, '/')
+	if slash < 1 || at < slash {
+		return feature.Position{}, bad
+	}
+	partition, err1 := strconv.ParseInt(text[slash+1:at], 10, 32)
+	offset, err2 := strconv.ParseInt(text[at+1:], 10, 64)
+	if err1 != nil || err2 != nil {
+		return feature.Position{}, bad
+	}
+	return feature.Position{Topic: text[:slash], Partition: int32(partition), Offset: offset}, nil
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
+	"github.com/loamdata/loam/online"
+)
+
+func (a *app) getCommand() *cobra.Command {
+	var features, entities []string
+	var service string
+	c := &cobra.Command{
+		Use:   "get",
+		Short: "Read feature values online",
+		Long: `get reads the newest feature values of entities, from the online store that loam.yaml names, or else from the lake. Join keys
+of one entity are joined by commas: --entity tenant=7,contact_id=c1.`,
+		Example: "  loam get --features profile:* --entity contact_id=c1\n  loam get --features profile:mkt_status --entity contact_id=c1 --entity contact_id=c2",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if len(entities) == 0 || (service == "") == (len(features) == 0) {
+				a.started = false
+				return errors.New("give --entity, and --features or --service")
+			}
+			keys, err := parseEntities(entities)
+			if err != nil {
+				a.started = false
+				return err
+			}
+			return a.get(c.Context(), features, service, keys)
+		},
+	}
+	c.Flags().StringSliceVar(&features, "features", nil, "features, such as profile:mkt_status or profile:*")
+	c.Flags().StringVar(&service, "service", "", "feature service, in place of features")
+	c.Flags().StringArrayVar(&entities, "entity", nil, "entity, such as contact_id=c1")
+	return c
+}
+
+func parseEntities(texts []string) ([]map[string]string, error) {
+	var all []map[string]string
+	for _, text := range texts {
+		entity := map[string]string{}
+		for _, part := range strings.Split(text, ",") {
+			name, value, ok := strings.Cut(part, "=")
+			if !ok || name == "" {
+				return nil, fmt.Errorf("--entity %q: write join keys and values, such as contact_id=c1", text)
+			}
+			entity[name] = value
+		}
+		all = append(all, entity)
+	}
+	return all, nil
+}
+
+func (a *app) get(ctx context.Context, features []string, service string, entities []map[string]string) error {
+	p, err := a.load(ctx)
+	if err != nil {
+		return err
+	}
+	var refs []feature.Ref
+	if service != "" {
+		s := p.Service(service)
+		if s == nil {
+			return fmt.Errorf("there is no feature service %q", service)
+		}
+		refs = s.Features
+	} else if refs, err = p.Resolve(features); err != nil {
+		return err
+	}
+	for _, r := range refs {
+		if p.View(r.View).Windowed() {
+			return fmt.Errorf("feature %s is windowed, and those are not served online yet; ask for attributes, such as --features %s", r, attributesOf(p))
+		}
+	}
+	store, err := openStore(ctx, p)
+	if err != nil {
+		return err
+	}
+	if store == nil {
+		if store, err = a.fromLake(ctx, p, refs); err != nil {
+			return err
+		}
+	}
+	defer store.Close()
+	rows, err := online.NewReader(store, p, a.now).Read(ctx, refs, entities)
+	if err != nil {
+		return err
+	}
+	return a.printFeatures(entities, rows)
+}
+
+// attributesOf is an example of features that can be asked for.
+func attributesOf(p *feature.Project) string {
+	for _, v := range p.Views {
+		if !v.Windowed() {
+			return v.Name + ":*"
+		}
+	}
+	return "view:feature"
+}
+
+// fromLake loads the views of the features from the lake into a store of this process.
+func (a *app) fromLake(ctx context.Context, p *feature.Project, refs []feature.Ref) (*online.Store, error) {
+	l, err := openLake(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	store, err := online.InProcess(p.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.loadViews(ctx, store, l, p, refs); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return store, nil
+}
+
+func (a *app) loadViews(ctx context.Context, store *online.Store, l *lake.Lake, p *feature.Project, refs []feature.Ref) error {
+	var loaded []string
+	for _, r := range refs {
+		if slices.Contains(loaded, r.View) {
+			continue
+		}
+		loaded = append(loaded, r.View)
+		bar := a.progress("load " + r.View)
+		_, err := materialize(ctx, store, l, p, p.View(r.View), a.now, func(done, of int64) { bar.at(done, of, "") })
+		bar.end()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// valueRead is a value that was read, for machines.
+type valueRead struct {
+	Feature   string          `json:"feature"`
+	Value     json.RawMessage `json:"value"`
+	Status    online.Status   `json:"status"`
+	EventTime *time.Time      `json:"event_timestamp"`
+}
+
+type entityRead struct {
+	Entity   map[string]string `json:"entity"`
+	Features []valueRead       `json:"features"`
+}
+
+func (a *app) printFeatures(entities []map[string]string, rows [][]online.Feature) error {
+	read := make([]entityRead, len(rows))
+	cells := [][]string{{"entity", "feature", "value", "status", "event time"}}
+	for i, row := range rows {
+		read[i] = entityRead{Entity: entities[i], Features: []valueRead{}}
+		for _, f := range row {
+			v := valueRead{Feature: f.Ref.String(), Value: f.Value.JSON(), Status: f.Status}
+			at := ""
+			if !f.EventTime.IsZero() {
+				v.EventTime = &f.EventTime
+				at = moment(f.EventTime.UnixMicro())
+			}
+			read[i].Features = append(read[i].Features, v)
+			cells = append(cells, []string{entityText(entities[i]), v.Feature, string(v.Value), string(v.Status), at})
+		}
+	}
+	return a.result(read, func(w io.Writer) { table(w, cells) })
+}
+
+func entityText(entity map[string]string) string {
+	var parts []string
+	for name, value := range entity {
+		parts = append(parts, name+"="+value)
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, ",")
+}

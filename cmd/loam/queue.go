@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// queue holds batches between the readers and one consumer, bounded in rows. Batches that are put in are retained for it;
+// whoever takes them releases them.
+type queue struct {
+	mu      sync.Mutex
+	items   []routed
+	rows    int64
+	rowsMax int64
+	enough  int64 // rows for which its consumer is woken
+	// spill says what happens beyond the bound: all that waits is dropped, or the reader is made to wait.
+	spill   bool
+	dropped int64 // rows that were dropped
+	closed  bool
+	ready   chan struct{} // has a token when enough is there or the queue was closed
+	room    chan struct{} // has a token when something was taken
+}
+
+func newQueue(rowsMax, enough int64, spill bool) *queue {
+	return &queue{rowsMax: rowsMax, enough: enough, spill: spill, ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+}
+
+// token puts a token into a channel that holds one.
+func token(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// put adds a batch, and waits for room where the queue doesn't spill.
+func (q *queue) put(ctx context.Context, b routed) error {
+	n := b.NumRows() + int64(len(b.Refused))
+	for {
+		q.mu.Lock()
+		if q.rows+n > q.rowsMax && len(q.items) > 0 {
+			if !q.spill {
+				q.mu.Unlock()
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-q.room:
+				}
+				continue
+			}
+			q.dropped += q.rows
+			q.empty()
+		}
+		for _, r := range b.Rows {
+			r.Retain()
+		}
+		q.items = append(q.items, b.copy())
+		q.rows += n
+		if q.rows >= q.enough {
+			token(q.ready)
+		}
+		q.mu.Unlock()
+		return nil
+	}
+}
+
+// copy gives the consumer a batch of its own: commits settle the counts of its spans.
+func (b routed) copy() routed {
+	batch := *b.Batch
+	batch.Spans = append(batch.Spans[:0:0], b.Spans...)
+	return routed{&batch, b.known}
+}
+
+func (q *queue) empty() {
+	for _, b := range q.items {
+		b.Release()
+	}
+	q.items, q.rows = nil, 0
+}
+
+// take waits until enough is there, the queue is closed or the time is over, and gives all that is there, oldest first,
+// and whether nothing will follow.
+func (q *queue) take(wait time.Duration) (items []routed, last bool) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-q.ready:
+	case <-timer.C:
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	items, q.items, q.rows = q.items, nil, 0
+	if q.closed {
+		token(q.ready)
+	}
+	token(q.room)
+	return items, q.closed
+}
+
+// close says that nothing will follow.
+func (q *queue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	token(q.ready)
+}
+
+func release(items []routed) {
+	for _, b := range items {
+		b.Release()
+	}
+}

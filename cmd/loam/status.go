@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	var streams []string
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show what each stream has taken, and how complete it is",
+		Long: `status shows, per stream and partition, what was read and what became of it (read = accepted + refused + duplicate), the next
+offset, and the watermark: the event time up to which it is taken as complete. Files are summed up.`,
+		Example: "  loam status\n  loam status --stream contact --json",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.status(c.Context(), streams)
+		},
+	}
+	c.Flags().StringSliceVar(&streams, "stream", nil, "only these streams")
+	return c
+}
+
+// streamStatus is where a stream stands, for machines.
+type streamStatus struct {
+	Stream     string            `json:"stream"`
+	Counts     feature.Counts    `json:"counts"`
+	Watermark  *time.Time        `json:"watermark"`
+	Snapshot   int64             `json:"log_snapshot"`
+	Behind     int64             `json:"history_behind"` // offsets that the log has taken and the history hasn't
+	Partitions []partitionStatus `json:"partitions"`
+	Files      int               `json:"files"`
+}
+
+type partitionStatus struct {
+	Topic      string         `json:"topic"`
+	Partition  int32          `json:"partition"`
+	Next       int64          `json:"next_offset"`
+	Watermark  time.Time      `json:"watermark"`
+	RecordedAt time.Time      `json:"recorded_at"`
+	Counts     feature.Counts `json:"counts"`
+}
+
+type projectStatus struct {
+	Project string         `json:"project"`
+	Streams []streamStatus `json:"streams"`
+	Stray   feature.Counts `json:"of_no_stream"`
+}
+
+func (a *app) status(ctx context.Context, names []string) error {
+	p, l, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	streams, err := pickStreams(p, names)
+	if err != nil {
+		return err
+	}
+	all := projectStatus{Project: p.Name, Streams: []streamStatus{}}
+	for _, s := range streams {
+		one, err := statusOf(ctx, l, s)
+		if err != nil {
+			return err
+		}
+		all.Streams = append(all.Streams, one)
+	}
+	letters, err := l.OpenDeadLetters(ctx)
+	if err != nil {
+		return err
+	}
+	strays, err := letters.Offsets()
+	if err != nil {
+		return err
+	}
+	all.Stray = strays.Counts()
+	return a.result(all, func(w io.Writer) { all.print(w, a.now()) })
+}
+
+func statusOf(ctx context.Context, l *lake.Lake, s *feature.Stream) (streamStatus, error) {
+	one := streamStatus{Stream: s.Name, Partitions: []partitionStatus{}}
+	reading, err := l.Read(ctx, s)
+	if errors.Is(err, lake.ErrNoTable) {
+		return one, nil // nothing was applied yet
+	} else if err != nil {
+		return one, err
+	}
+	log, err := reading.Log.Offsets()
+	if err != nil {
+		return one, err
+	}
+	taken, err := reading.Offsets()
+	if err != nil {
+		return one, err
+	}
+	one.Counts, one.Files, one.Snapshot = log.Counts(), len(log.Files), reading.Log.SnapshotID()
+	if mark, ok := log.Watermark(); ok {
+		at := time.UnixMicro(mark).UTC()
+		one.Watermark = &at
+	}
+	byName := func(a, b feature.Partition) int {
+		if c := strings.Compare(a.Topic, b.Topic); c != 0 {
+			return c
+		}
+		return int(a.Index - b.Index)
+	}
+	for _, p := range slices.SortedFunc(maps.Keys(log.Partitions), byName) {
+		at := log.Partitions[p]
+		if h, _ := taken.Of(p); h.Next < at.Next {
+			one.Behind += at.Next - h.Next
+		}
+		one.Partitions = append(one.Partitions, partitionStatus{
+			Topic: p.Topic, Partition: p.Index, Next: at.Next, Watermark: time.UnixMicro(at.Watermark).UTC(),
+			RecordedAt: time.UnixMicro(at.RecordedAt).UTC(), Counts: at.Counts,
+		})
+	}
+	return one, nil
+}
+
+func (p projectStatus) print(w io.Writer, now time.Time) {
+	rows := [][]string{{"stream", "partition", ">next", ">read", ">accepted", ">refused", ">duplicate", "watermark", ">age"}}
+	for _, s := range p.Streams {
+		mark, age := "", ""
+		if s.Watermark != nil {
+			mark, age = moment(s.Watermark.UnixMicro()), now.Sub(*s.Watermark).Round(time.Second).String()
+		}
+		what := fmt.Sprintf("all, %s", count(int64(s.Files), "file"))
+		rows = append(rows, []string{s.Stream, what, "", number(s.Counts.Read), number(s.Counts.Accepted), number(s.Counts.Refused),
+			number(s.Counts.Duplicate), mark, age})
+		for _, one := range s.Partitions {
+			rows = append(rows, []string{"", fmt.Sprintf("%s/%d", one.Topic, one.Partition), number(one.Next), number(one.Counts.Read),
+				number(one.Counts.Accepted), number(one.Counts.Refused), number(one.Counts.Duplicate), moment(one.Watermark.UnixMicro()),
+				now.Sub(one.Watermark).Round(time.Second).String()})
+		}
+	}
+	table(w, rows)
+	for _, s := range p.Streams {
+		if s.Behind > 0 {
+			fmt.Fprintf(w, "  the history of %s is %s behind its log; the next run or backfill catches it up\n", s.Stream, count(s.Behind, "offset"))
+		}
+		for _, c := range []struct {
+			n    int64
+			what string
+		}{
+			{s.Counts.IDReuse, "reused an event id with another key or time"}, {s.Counts.Extra, "had fields outside the schema"},
+			{s.Counts.Ahead, "of files lie ahead of the clock"}, {s.Counts.Unkeyed, "had a record key that is not the entity's"},
+		} {
+			if c.n > 0 {
+				fmt.Fprintf(w, "  %s: %s %s\n", s.Stream, count(c.n, "event"), c.what)
+			}
+		}
+	}
+	if p.Stray.Refused > 0 {
+		fmt.Fprintf(w, "  %s of no stream were refused\n", count(p.Stray.Refused, "event"))
+	}
+}
