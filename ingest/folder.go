@@ -133,12 +133,10 @@ func (s *folderSource) discover() error {
 		start := s.starts(feature.Partition{Topic: s.topic, Index: int32(index)})
 		for p.offset < start {
 			if _, _, err := p.next(); errors.Is(err, io.EOF) {
-				in.Close()
-				return fmt.Errorf("partition %d of topic %s has %d lines, and offset %d has been taken before: the file was cut or made anew; "+
-					"give the stream another topic, or remove its tables", index, s.topic, p.offset, start)
+				return errors.Join(fmt.Errorf("partition %d of topic %s has %d lines, and offset %d has been taken before: the file was cut or "+
+					"made anew; give the stream another topic, or remove its tables", index, s.topic, p.offset, start), in.Close())
 			} else if err != nil {
-				in.Close()
-				return fmt.Errorf("read partition %d of topic %s: %w", index, s.topic, err)
+				return errors.Join(fmt.Errorf("read partition %d of topic %s: %w", index, s.topic, err), in.Close())
 			}
 			p.offset++
 		}

@@ -53,7 +53,6 @@ type plan struct {
 	root   *node
 	key    []int // columns of the key
 	path   []string
-	nested []*jsontext.Decoder // for columns that are read whole and in part
 }
 
 func newPlan(s *feature.Stream) *plan {

@@ -3,7 +3,6 @@ package lake
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -102,10 +101,6 @@ func (o *Offsets) Counts() feature.Counts {
 		sum.Add(f.Counts)
 	}
 	return sum
-}
-
-func (o Offsets) clone() Offsets {
-	return Offsets{Partitions: maps.Clone(o.Partitions), Files: slices.Clone(o.Files)}
 }
 
 // parseOffsets reads a table's properties.

@@ -52,6 +52,11 @@ type Lake struct {
 
 // Open opens the catalog, and makes it and the namespace where they are missing.
 func Open(ctx context.Context, c Config) (*Lake, error) {
+	dir, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("find the project folder: %w", err)
+	}
+	c.Dir = dir
 	l := &Lake{config: c, warehouse: c.Warehouse}
 	if !strings.Contains(c.Warehouse, "://") {
 		dir := c.path(c.Warehouse)
@@ -60,7 +65,6 @@ func Open(ctx context.Context, c Config) (*Lake, error) {
 		}
 		l.warehouse = fileURI(dir)
 	}
-	var err error
 	if c.REST() {
 		err = l.openREST(ctx)
 	} else {

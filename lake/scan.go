@@ -254,11 +254,10 @@ func (t *Table) addedSince(ctx context.Context, snapshotID int64, without map[in
 			if m.SnapshotID() != id || m.ManifestContent() != iceberg.ManifestContentData {
 				continue
 			}
-			entries, err := m.FetchEntries(io, true)
-			if err != nil {
-				return nil, false, fmt.Errorf("read the manifests of %s: %w", t.Name(), err)
-			}
-			for _, e := range entries {
+			for e, err := range m.Entries(io, true) {
+				if err != nil {
+					return nil, false, fmt.Errorf("read the manifests of %s: %w", t.Name(), err)
+				}
 				if e.Status() == iceberg.EntryStatusADDED {
 					added = append(added, e.DataFile())
 				}

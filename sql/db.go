@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -52,19 +53,16 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	pool := sql.OpenDB(connector)
 	conn, err := pool.Conn(ctx)
 	if err != nil {
-		pool.Close()
-		return nil, fmt.Errorf("start DuckDB: %w", err)
+		return nil, errors.Join(fmt.Errorf("start DuckDB: %w", err), pool.Close())
 	}
 	db := &DB{connector: connector, pool: pool, conn: conn}
 	if !o.Files {
 		if err := db.Exec(ctx, "SET enable_external_access = false"); err != nil {
-			db.Close()
-			return nil, err
+			return nil, errors.Join(err, db.Close())
 		}
 	}
 	if err := db.Exec(ctx, "SET TimeZone = 'UTC';\n"+Statement("macros")); err != nil {
-		db.Close()
-		return nil, err
+		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
 }
