@@ -92,8 +92,9 @@ func (a *app) backfill(ctx context.Context, paths []string, only string, noOnlin
 	for _, f := range files {
 		bar := a.progress("backfill " + filepath.Base(f.Path))
 		err := b.take(ctx, f, func(done int64) {
-			bar.at(done, f.SizeBytes, number(b.did.total().Read)+" events")
+			bar.at(done, f.SizeBytes, number(b.read)+" events")
 		})
+		err = errors.Join(err, b.settle())
 		bar.end()
 		if err != nil {
 			if read := b.did.total().Read; read > 0 {
@@ -125,7 +126,7 @@ func backfillStreams(p *feature.Project, only string) ([]*feature.Stream, *featu
 	return streams, nil, nil
 }
 
-// backfill takes files in, one after the other.
+// backfill takes files in, one after the other. While a micro-batch is committed, the next one is read.
 type backfill struct {
 	project *feature.Project
 	streams []*feature.Stream
@@ -133,7 +134,9 @@ type backfill struct {
 	line    *line
 	live    *online.Live // nil without an online store
 	now     func() time.Time
-	did     outcome
+	read    int64
+	commits chan error // of the commit that is going on, or nil
+	did     outcome    // of the commits that have ended
 }
 
 // take takes one file from where each stream stands in it.
@@ -180,9 +183,7 @@ func (b *backfill) take(ctx context.Context, f ingest.File, progress func(bytes 
 			return errors.Join(err, b.flush(context.WithoutCancel(ctx), router, nil))
 		}
 		now := b.now().UnixMicro()
-		for i := range poll.Records {
-			router.Add(&poll.Records[i], now)
-		}
+		b.add(router, poll.Records, now)
 		var ends []ingest.End
 		if poll.Done {
 			ends = []ingest.End{{Partition: partition, At: now, Done: true, Idle: true}}
@@ -199,12 +200,32 @@ func (b *backfill) take(ctx context.Context, f ingest.File, progress func(bytes 
 	}
 }
 
-// flush commits what waits in the router to the lake, then writes it online.
-func (b *backfill) flush(ctx context.Context, router *ingest.Router, ends []ingest.End) error {
-	made, err := router.Flush(ctx, ends)
-	if err != nil {
-		return err
+// add routes records, which decides on duplicates.
+func (b *backfill) add(router *ingest.Router, records []ingest.Record, now int64) {
+	b.lockIDs()
+	defer b.unlockIDs()
+	for i := range records {
+		router.Add(&records[i], now)
 	}
+	b.read += int64(len(records))
+}
+
+func (b *backfill) lockIDs() {
+	for _, name := range b.line.names() {
+		b.line.streams[name].ids.Lock()
+	}
+}
+
+func (b *backfill) unlockIDs() {
+	for _, o := range b.line.streams {
+		o.ids.Unlock()
+	}
+}
+
+// flush takes what waits in the router and has it committed beside what follows, once the commit before has ended.
+func (b *backfill) flush(ctx context.Context, router *ingest.Router, ends []ingest.End) error {
+	b.lockIDs()
+	made, err := router.Flush(ctx, ends)
 	batches := make([]routed, len(made))
 	for i, m := range made {
 		batches[i] = routed{Batch: m}
@@ -212,7 +233,31 @@ func (b *backfill) flush(ctx context.Context, router *ingest.Router, ends []inge
 			batches[i].known = b.line.streams[m.Stream.Name].known
 		}
 	}
-	defer release(batches)
+	b.unlockIDs()
+	if err = errors.Join(err, b.settle()); err != nil {
+		release(batches)
+		return err
+	}
+	b.commits = make(chan error, 1)
+	go func() {
+		defer release(batches)
+		b.commits <- b.commit(ctx, batches)
+	}()
+	return nil
+}
+
+// settle waits for the commit that is going on.
+func (b *backfill) settle() error {
+	if b.commits == nil {
+		return nil
+	}
+	err := <-b.commits
+	b.commits = nil
+	return err
+}
+
+// commit commits batches to the lake, then writes them online.
+func (b *backfill) commit(ctx context.Context, batches []routed) error {
 	if err := b.line.commit(ctx, batches, b.did); err != nil {
 		return err
 	}
