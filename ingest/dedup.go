@@ -19,10 +19,17 @@ type LookUp func(ctx context.Context, ids []feature.Identity) (map[feature.Ident
 // ones. An occurrence of an event is a duplicate only of the first accepted one at another position, so a replay never
 // takes its own event for one.
 //
-// An entry takes some 100 bytes of memory, so a window of a million ids takes some 100 MB.
+// What was decided last stays in the window however old it is, half a window of it: it may be on its way to the log, which
+// can't tell of it yet. So no more than that may wait to be committed.
+//
+// An entry takes some 110 bytes of memory. A window of a million ids takes some 110 MB, and up to half as much again
+// where what was decided last is old.
 type Dedup struct {
 	idsMax int
-	lookUp LookUp
+	// shrinkAt is the size at which old ids are forgotten next.
+	shrinkAt int
+	turn     int64 // counts what was put in
+	lookUp   LookUp
 	// byID has the first identity seen of an event id; others of the same id, which reuse it, are in reused.
 	byID    map[xxh3.Uint128]seen
 	reused  map[xxh3.Uint128]seen
@@ -36,6 +43,7 @@ type Dedup struct {
 type seen struct {
 	rest      uint64
 	eventTime int64
+	turn      int64
 	offset    int64
 	topic     uint32
 	partition int32
@@ -56,7 +64,7 @@ const (
 // the window.
 func NewDedup(idsMax int, lookUp LookUp) *Dedup {
 	return &Dedup{
-		idsMax: idsMax, lookUp: lookUp, byID: map[xxh3.Uint128]seen{}, reused: map[xxh3.Uint128]seen{},
+		idsMax: idsMax, shrinkAt: idsMax, lookUp: lookUp, byID: map[xxh3.Uint128]seen{}, reused: map[xxh3.Uint128]seen{},
 		floor: math.MinInt64, numbers: map[string]uint32{},
 	}
 }
@@ -135,19 +143,20 @@ func (d *Dedup) put(id feature.Identity, hash xxh3.Uint128, p feature.Position) 
 		d.topics = append(d.topics, p.Topic)
 		d.numbers[p.Topic] = number
 	}
-	s := seen{rest: d.hashRest(id), eventTime: id.EventTime, offset: p.Offset, topic: number, partition: p.Partition}
+	d.turn++
+	s := seen{rest: d.hashRest(id), eventTime: id.EventTime, turn: d.turn, offset: p.Offset, topic: number, partition: p.Partition}
 	if first, known := d.byID[hash]; known && first.rest != s.rest {
 		d.reused[d.hashWhole(id)] = s
 	} else {
 		d.byID[hash] = s
 	}
-	if len(d.byID)+len(d.reused) > d.idsMax {
+	if len(d.byID)+len(d.reused) > d.shrinkAt {
 		d.shrink()
 	}
 }
 
-// shrink forgets the older half of the window by event time. Its cost, linear in the window, is spread over the half of
-// a window that fills it again.
+// shrink forgets the older half of the window by event time, but for what was decided last. Its cost, linear in the
+// window, is spread over the quarter of a window, at least, that fills it again.
 func (d *Dedup) shrink() {
 	times := make([]int64, 0, len(d.byID))
 	for _, s := range d.byID {
@@ -157,11 +166,12 @@ func (d *Dedup) shrink() {
 	d.floor = max(d.floor, times[len(times)/2])
 	for _, m := range []map[xxh3.Uint128]seen{d.byID, d.reused} {
 		for hash, s := range m {
-			if s.eventTime < d.floor {
+			if s.eventTime < d.floor && s.turn <= d.turn-int64(d.idsMax/2) {
 				delete(m, hash)
 			}
 		}
 	}
+	d.shrinkAt = max(d.idsMax, len(d.byID)+len(d.reused)+d.idsMax/4)
 }
 
 // resolve asks the log for unsure occurrences and returns which of them are twins; the others are the first of their

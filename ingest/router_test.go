@@ -324,6 +324,34 @@ func TestDuplicatesOlderThanTheWindow(t *testing.T) {
 	}
 }
 
+// An event that is on its way to the log is known, however old it is: the log can't tell of it yet.
+func TestDuplicatesOfWhatIsOnItsWay(t *testing.T) {
+	s := wide()
+	d := NewDedup(100, func(context.Context, []feature.Identity) (map[feature.Identity]feature.Position, error) { return nil, nil })
+	r := NewRouter(RouterOptions{Streams: []*feature.Stream{s}, Only: s, Dedups: map[string]*Dedup{"wide": d}, Starts: func(string, feature.Partition) int64 { return 0 }})
+	offset := int64(0)
+	add := func(key, at string) {
+		rec := record("wide.v1", offset, fmt.Sprintf(`{"id":%q,"at":%q}`, key, at))
+		r.Add(&rec, testNow)
+		offset++
+	}
+	for round := range 20 {
+		old := fmt.Sprintf("2026-09-01T00:00:%02dZ", round)
+		add("old", old)
+		for i := range 40 {
+			add("new", fmt.Sprintf("2026-10-01T00:%02d:%02dZ", round, i))
+		}
+		add("old", old)
+	}
+	batches, err := r.Flush(context.Background(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if counts, _, _ := total(batches); counts.Accepted != 20*41 || counts.Duplicate != 20 {
+		t.Errorf("%+v", counts)
+	}
+}
+
 // recorded_at never decreases, whatever the clock does.
 func TestRecordedAtNeverDecreases(t *testing.T) {
 	s := wide()

@@ -68,7 +68,7 @@ func (a *app) run(ctx context.Context, o workerOptions, names []string) error {
 	defer n.close()
 	w := &worker{
 		options: o, project: p, line: n, now: a.now, say: a.say, did: outcome{},
-		lake: newQueue(lakeQueueBatches*o.commitRows, o.commitRows, false),
+		lake: newQueue(min(lakeQueueBatches*o.commitRows, lakeQueueMax), o.commitRows, false),
 	}
 	store, err := openStore(ctx, p)
 	if err != nil {

@@ -41,9 +41,11 @@ type worker struct {
 
 // Bounds of what waits between the readers and a consumer.
 const (
-	lakeQueueBatches = 4 // times the rows of a commit
-	onlineQueueRows  = 200_000
-	idleEvery        = time.Minute // how often an idle partition's watermark is moved
+	lakeQueueBatches = 2 // times the rows of a commit
+	// lakeQueueMax keeps what waits and what is being committed below the half of a window of ids that is on its way.
+	lakeQueueMax    = idsResident / 4
+	onlineQueueRows = 200_000
+	idleEvery       = time.Minute // how often an idle partition's watermark is moved
 )
 
 // source is a source of live topics, and a router for each.
