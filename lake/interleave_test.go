@@ -131,3 +131,36 @@ func TestFoldersOfAnyName(t *testing.T) {
 		})
 	}
 }
+
+// What another worker logged between this one's log and history is not taken for known: its twin is dropped all the same.
+func TestTwinLoggedBetweenLogAndHistory(t *testing.T) {
+	ctx := context.Background()
+	l := openLake(t)
+	def := testStream()
+	one, two := openStream(t, l, def), openStream(t, l, def)
+	from := map[string]int64{}
+	commit(t, one, []row{{id: "a", v: "A", at: 10, topic: "p"}}, from)
+	b := batchOf(def, []row{{id: "b", v: "B", at: 10, topic: "p", offset: 1}}, from)
+	defer b.Release()
+	var res Result
+	rows, err := one.commitLog(ctx, b, one.Head(), &res)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer releaseAll(rows)
+	commit(t, two, []row{{id: "c", v: "C", at: 10, topic: "q"}}, map[string]int64{})
+	if err := one.merger.commit(ctx, rows, b.Spans, &res); err != nil {
+		t.Fatal(err)
+	}
+	twin := batchOf(def, []row{{id: "c", v: "C", at: 10, topic: "q"}}, map[string]int64{})
+	defer twin.Release()
+	twin.Spans[0].Partition.Topic = "p2"
+	patchTopic(twin, 0, "p2")
+	res, err = one.Commit(ctx, twin, one.Head())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Dropped != 1 || res.Rows != 0 {
+		t.Errorf("result %+v, want the twin dropped", res)
+	}
+}

@@ -81,6 +81,10 @@ func (s *Stream) commitLog(ctx context.Context, b *feature.Batch, known int64, r
 		}
 		return nil, err
 	}
+	// After an unknown outcome the table was loaded anew, and its head may be somebody else's.
+	if !s.log.recovered {
+		s.head = s.log.SnapshotID()
+	}
 	// A commit of offsets alone makes no snapshot: the head is then anybody's.
 	if len(files) > 0 && !s.log.recovered {
 		s.wrote(s.log.SnapshotID())
@@ -292,6 +296,7 @@ func (s *Stream) Recent(ctx context.Context, limit int, yield func(Accepted)) (a
 	for _, a := range found {
 		yield(a)
 	}
+	s.head = s.log.SnapshotID()
 	return len(found) < limit, nil
 }
 

@@ -60,6 +60,7 @@ type Stream struct {
 	merger  *merger
 	db      *sql.DB
 	own     map[int64]bool // the log's snapshots that this stream wrote
+	head    int64          // see Head
 }
 
 // StreamOptions bound what writing a stream may use.
@@ -79,6 +80,7 @@ func (l *Lake) OpenStream(ctx context.Context, def *feature.Stream, o StreamOpti
 	if s.db, err = sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir}); err != nil {
 		return nil, err
 	}
+	s.head = s.log.SnapshotID()
 	if def.Kind == feature.EventStream {
 		return s, nil
 	}
@@ -101,8 +103,9 @@ func (s *Stream) Definition() *feature.Stream { return s.def }
 // Offsets is where the log stands.
 func (s *Stream) Offsets() (Offsets, error) { return s.log.Offsets() }
 
-// Head is the newest snapshot of the log that is loaded, 0 for an empty one.
-func (s *Stream) Head() int64 { return s.log.SnapshotID() }
+// Head is the snapshot of the log, 0 for an empty one, all of whose events the caller has been told of: by Recent, as the
+// batches that it committed, or as what those found foreign. The log may be loaded further than that.
+func (s *Stream) Head() int64 { return s.head }
 
 // Result tells what a commit did.
 type Result struct {
