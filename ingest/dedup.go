@@ -110,10 +110,10 @@ func (d *Dedup) hashWhole(id feature.Identity) xxh3.Uint128 {
 func (d *Dedup) decide(id feature.Identity, p feature.Position) verdict {
 	hash := d.hashID(id)
 	first, known := d.byID[hash]
-	switch {
-	case known && first.rest == d.hashRest(id):
+	if known && first.rest == d.hashRest(id) {
 		return d.compare(first, p)
-	case known:
+	}
+	if len(d.reused) > 0 { // the first of its id may have been forgotten before it
 		if again, ok := d.reused[d.hashWhole(id)]; ok {
 			return d.compare(again, p)
 		}
@@ -163,7 +163,11 @@ func (d *Dedup) shrink() {
 		times = append(times, s.eventTime)
 	}
 	slices.Sort(times)
-	d.floor = max(d.floor, times[len(times)/2])
+	floor := times[len(times)/2]
+	if floor == times[0] {
+		floor++ // half of them or more have one event time: all of that go, or none would
+	}
+	d.floor = max(d.floor, floor)
 	for _, m := range []map[xxh3.Uint128]seen{d.byID, d.reused} {
 		for hash, s := range m {
 			if s.eventTime < d.floor && s.turn <= d.turn-int64(d.idsMax/2) {
