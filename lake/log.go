@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -76,7 +77,7 @@ func (s *Stream) commitLog(ctx context.Context, b *feature.Batch, known int64, r
 		return tx.SetProperties(props)
 	})
 	if err != nil {
-		if writer != nil {
+		if writer != nil && !errors.Is(err, errUnsettled) {
 			writer.removeFiles(files)
 		}
 		return nil, err

@@ -3,6 +3,7 @@ package lake
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -93,7 +94,7 @@ func (m *merger) commit(ctx context.Context, rows []arrow.RecordBatch, spans []f
 		return tx.SetProperties(props)
 	})
 	if err != nil {
-		if done != nil {
+		if done != nil && !errors.Is(err, errUnsettled) {
 			done.discard()
 		}
 		return err

@@ -91,6 +91,10 @@ func checkHead(tbl *table.Table) error {
 // errNothing is what a build function returns when there is nothing to commit.
 var errNothing = errors.New("nothing to commit")
 
+// errUnsettled marks the error of a commit that may yet take effect: the catalog did not say, or could not be asked. What
+// it wrote must stay, for the table may name it; if it doesn't, maintenance removes it.
+var errUnsettled = errors.New("the catalog may still have taken the commit")
+
 // buildFunc stages a commit on a transaction of the freshly loaded table. It may run several times. It puts what its
 // snapshots shall say into summary before it stages them.
 type buildFunc func(ctx context.Context, base *table.Table, tx *table.Transaction, summary iceberg.Properties) error
@@ -110,7 +114,7 @@ func (t *Table) commit(ctx context.Context, build buildFunc) error {
 			return err
 		}
 		id := uuid.NewString()
-		next, err := t.try(ctx, id, build)
+		next, sent, err := t.try(ctx, id, build)
 		switch {
 		case err == nil:
 			t.tbl = next
@@ -118,10 +122,17 @@ func (t *Table) commit(ctx context.Context, build buildFunc) error {
 			return nil
 		case errors.Is(err, errNothing):
 			return nil
+		case !sent && !isConflict(err):
+			return fmt.Errorf("commit to %s: %w", t.Name(), err)
 		case !isConflict(err):
-			if done, lookErr := t.committed(ctx, id); lookErr == nil && done {
+			done, lookErr := t.committed(ctx, id)
+			if lookErr == nil && done {
 				t.recovered = true
 				return nil
+			}
+			// A transaction of the local catalog is over; a request to a remote one may still be on its way.
+			if lookErr != nil || t.lake.sqlite == nil {
+				err = fmt.Errorf("%w: %w", errUnsettled, err)
 			}
 			return fmt.Errorf("commit to %s: %w", t.Name(), err)
 		case attempt == commitAttemptsMax:
@@ -144,26 +155,28 @@ func pause(ctx context.Context, attempt int) error {
 	}
 }
 
-func (t *Table) try(ctx context.Context, id string, build buildFunc) (*table.Table, error) {
+// try builds a commit and sends it to the catalog, and says whether it came to that.
+func (t *Table) try(ctx context.Context, id string, build buildFunc) (next *table.Table, sent bool, err error) {
 	tx := t.tbl.NewTransaction()
 	// Every commit rests on the head that it was built on, also one that only moves offsets.
 	if err := tx.AssertRefSnapshotID(""); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	summary := iceberg.Properties{summaryCommit: id}
 	if err := build(ctx, t.tbl, tx, summary); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	staged, err := tx.StagedTable()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if head := headID(staged.Table); head != headID(t.tbl) {
 		if err := tx.SetProperties(iceberg.Properties{propertyHead: strconv.FormatInt(head, 10)}); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	return tx.Commit(ctx)
+	next, err = tx.Commit(ctx)
+	return next, true, err
 }
 
 // isConflict reports whether another writer was faster. The SQL catalog returns a head that moved as a plain error.
