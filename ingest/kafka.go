@@ -48,8 +48,13 @@ const connectTimeout = 10 * time.Second
 // missing, was made anew, has lost records that are still to be read, or ends before them is an error that says what to
 // do.
 func OpenKafka(ctx context.Context, o KafkaOptions) (*Kafka, error) {
+	// Records that the broker removes while they are waited for are a gap, too: without a word it must not be jumped.
+	onGap := kgo.NoResetOffset()
+	if o.EarliestOnGap {
+		onGap = kgo.NewOffset().AtStart()
+	}
 	client, err := kgo.NewClient(
-		kgo.SeedBrokers(o.Seeds...),
+		kgo.SeedBrokers(o.Seeds...), kgo.ConsumeResetOffset(onGap),
 		// Control records mark where transactions end: without them the end of a topic could never be reached.
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(),
 		kgo.FetchMaxBytes(16<<20), kgo.FetchMaxPartitionBytes(4<<20), kgo.MaxConcurrentFetches(4),
@@ -153,6 +158,11 @@ func (k *Kafka) Poll(ctx context.Context) (Poll, error) {
 	for _, e := range fetches.Errors() {
 		if errors.Is(e.Err, context.DeadlineExceeded) || errors.Is(e.Err, context.Canceled) {
 			continue
+		}
+		if errors.Is(e.Err, kerr.OffsetOutOfRange) {
+			return Poll{}, fmt.Errorf("partition %d of %s no longer holds offset %d, which is to be read next: the broker has removed records that "+
+				"loam has not read; run with --on-gap earliest to go on without them: %w",
+				e.Partition, e.Topic, k.next[feature.Partition{Topic: e.Topic, Index: e.Partition}], e.Err)
 		}
 		return Poll{}, fmt.Errorf("read partition %d of %s: %w", e.Partition, e.Topic, e.Err)
 	}

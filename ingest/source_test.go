@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"github.com/parquet-go/parquet-go"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/loamdata/loam/feature"
 )
@@ -324,6 +326,62 @@ func TestKafka(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, c.err)
 		}
 	}
+}
+
+// Records that the broker removes while they are waited for are a gap, as they are at the start.
+func TestKafkaGapWhileReading(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "contact.v1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for i := range 10 {
+		if err := client.ProduceSync(ctx, &kgo.Record{Topic: "contact.v1", Value: fmt.Append(nil, i)}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, earliest := range []bool{false, true} {
+		removed := make(chan struct{})
+		cluster.ControlKey(int16(kmsg.Fetch), func(kmsg.Request) (kmsg.Response, error, bool) {
+			cluster.SleepControl(func() { <-removed })
+			return nil, nil, false
+		})
+		k, err := OpenKafka(ctx, KafkaOptions{
+			Seeds: cluster.ListenAddrs(), Topics: []string{"contact.v1"}, UntilEnd: true, EarliestOnGap: earliest,
+			Starts: func(feature.Partition) int64 { return 2 + 4*b2i(earliest) }, TopicID: func(string) string { return "" },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		offsets := kadm.Offsets{}
+		offsets.AddOffset("contact.v1", 0, 5+3*b2i(earliest), -1)
+		if _, err := kadm.NewClient(client).DeleteRecords(ctx, offsets); err != nil {
+			t.Fatal(err)
+		}
+		close(removed)
+		got, err := drain(t, k)
+		const gap = "the broker has removed records that loam has not read; run with --on-gap earliest"
+		switch {
+		case earliest && (err != nil || !slices.Equal(got, []string{"8 8", "9 9"})):
+			t.Errorf("got %q, %v", got, err)
+		case !earliest && (err == nil || !strings.Contains(err.Error(), gap)):
+			t.Errorf("got %q, %v, want %q", got, err, gap)
+		}
+	}
+}
+
+func b2i(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // FuzzEvents holds that no bytes make the decoder panic, and that each record becomes exactly one thing.
