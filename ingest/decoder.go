@@ -126,7 +126,7 @@ func (d *decoder) tombstone(rec *Record, f *fields, s *feature.Span, recordedAt 
 	if err != nil {
 		return &refusal{feature.BadValue, "record key: " + err.Error()}
 	}
-	if rec.Timestamp == 0 {
+	if rec.Timestamp <= 0 {
 		return &refusal{feature.NoEventTime, "a tombstone without a record timestamp"}
 	}
 	key, missing := d.keyText(f)

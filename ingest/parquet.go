@@ -314,6 +314,8 @@ func renderer(t parquet.Type) func(b []byte, v parquet.Value) []byte {
 			if !l.IsSigned {
 				return appendUnsigned
 			}
+		case *format.StringType, *format.EnumType, *format.JsonType:
+			return func(b []byte, v parquet.Value) []byte { return appendText(b, v.ByteArray()) }
 		}
 	}
 	switch t.Kind() {
@@ -387,10 +389,19 @@ func appendDecimal(b []byte, v parquet.Value, scale int32) []byte {
 	return fmt.Appendf(b, "%se-%d", digits, scale)
 }
 
+// appendText writes text. What isn't UTF-8 stays as it is, which no JSON may hold: it is refused.
+func appendText(b, v []byte) []byte {
+	if !utf8.Valid(v) {
+		return append(append(append(b, '"'), v...), '"')
+	}
+	b, _ = jsontext.AppendQuote(b, v)
+	return b
+}
+
+// appendBytes writes bytes that are not declared to be text: as such where they are, else in base64.
 func appendBytes(b, v []byte) []byte {
 	if utf8.Valid(v) {
-		b, _ = jsontext.AppendQuote(b, v)
-		return b
+		return appendText(b, v)
 	}
 	b = append(b, '"')
 	b = base64.StdEncoding.AppendEncode(b, v)

@@ -11,7 +11,7 @@ type Record struct {
 	feature.Position
 	Key       []byte // of a Kafka record; nil elsewhere
 	Value     []byte // JSON; nil is a tombstone
-	Timestamp int64  // of a Kafka record, microseconds since 1970 UTC; 0 where there is none
+	Timestamp int64  // of a Kafka record, microseconds since 1970 UTC; 0 or less where there is none
 	// Text says that values of every type may be written as text, and times without a zone are UTC: rows of CSV and
 	// Parquet files.
 	Text bool

@@ -238,6 +238,11 @@ func TestTombstones(t *testing.T) {
 	if counts.Unkeyed != 0 {
 		t.Errorf("counts %+v", counts)
 	}
+	noTime := tombstone
+	noTime.Timestamp = -1000 // how a producer without a clock is read
+	if _, refused, _ := routed(t, s, []Record{noTime}); len(refused) != 1 || refused[0].Reason != feature.NoEventTime {
+		t.Errorf("refused %+v", refused)
+	}
 	noKey := tombstone
 	noKey.Key = nil
 	if _, refused, _ := routed(t, s, []Record{noKey}); refused[0].Reason != feature.MissingKey {

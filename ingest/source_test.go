@@ -207,6 +207,26 @@ func TestParquet(t *testing.T) {
 	}
 }
 
+// Text that isn't UTF-8 is given as it is, for the decoder to refuse; bytes that are no text become base64.
+func TestParquetTextThatIsNone(t *testing.T) {
+	type row struct {
+		Text  string `parquet:"text"`
+		Bytes []byte `parquet:"bytes"`
+	}
+	var b bytes.Buffer
+	w := parquet.NewGenericWriter[row](&b)
+	if _, err := w.Write([]row{{Text: "a\xff", Bytes: []byte{0xff}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readFile(t, put(t, "text.parquet", b.Bytes()), 0)
+	if want := "0 {\"text\":\"a\xff\",\"bytes\":\"/w==\"}"; err != nil || len(got) != 1 || got[0] != want {
+		t.Errorf("got %q, %v, want %q", got, err, want)
+	}
+}
+
 func nan() float64 {
 	var zero float64
 	return zero / zero
