@@ -120,7 +120,7 @@ func (l *Live) writeView(ctx context.Context, w *ViewWriter, b *feature.Batch) (
 		if err := l.store.Mark(ctx, w.view.Name, g.Number, begin); err != nil {
 			return 0, err
 		}
-		if len(gaps) > 0 && g.State == Ready {
+		if len(gaps) > 0 {
 			if err := w.catchUp(ctx, l.lake, g.Number, gaps); err != nil {
 				return 0, fmt.Errorf("catch generation %d of %s up: %w", g.Number, w.view.Name, err)
 			}
