@@ -79,14 +79,24 @@ func Build(ctx context.Context, l *lake.Lake, p *feature.Project, request featur
 		return nil, err
 	}
 	b.card.WallMS = o.Now().Sub(start).Milliseconds()
-	text, err := b.card.write(CardPath(b.request.Out))
-	if err != nil {
-		return nil, errors.Join(err, os.Remove(b.request.Out))
-	}
-	if err := l.AppendCard(ctx, request.Name, b.request.Out, string(text), start.UnixMicro()); err != nil {
-		return nil, err
+	if err := b.keepCard(ctx, start); err != nil {
+		// A training set without its card is none, and its snapshots need not be kept.
+		return nil, errors.Join(err, os.Remove(b.request.Out), b.unpin(context.WithoutCancel(ctx)))
 	}
 	return b.card, nil
+}
+
+// keepCard puts the card beside the training set and into the lake, or nowhere.
+func (b *build) keepCard(ctx context.Context, start time.Time) error {
+	path := CardPath(b.request.Out)
+	text, err := b.card.write(path)
+	if err != nil {
+		return err
+	}
+	if err := b.lake.AppendCard(ctx, b.request.Name, b.request.Out, string(text), start.UnixMicro()); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
 }
 
 func clockText(c feature.Clock) string {
