@@ -205,8 +205,8 @@ func (b *build) loadLabels(ctx context.Context) error {
 		return err
 	}
 	for _, f := range b.request.Features {
-		if _, taken := b.labels.typeOf(f.Column()); taken {
-			return fmt.Errorf("labels %s have a column %s already, which is the name of a feature: rename it", b.request.Labels, f.Column())
+		if name, taken := b.labels.has(f.Column()); taken {
+			return fmt.Errorf("labels %s have a column %s already, which is the name of a feature: rename it", b.request.Labels, name)
 		}
 	}
 	b.card.Labels = CardLabels{Path: b.request.Labels, SHA256: b.labels.sha256, Rows: b.labels.rows}

@@ -41,10 +41,12 @@ func loadLabels(ctx context.Context, db *sql.DB, path, timeColumn string, textKe
 		return nil, err
 	}
 	var scan sql.Fragment
+	csv := false
 	switch lower := strings.ToLower(path); {
 	case strings.HasSuffix(lower, ".parquet"):
 		scan = sql.Fragment(sql.Render("read_parquet({path})", sql.Args{"path": sql.Literal(path)}))
 	case strings.HasSuffix(lower, ".csv"), strings.HasSuffix(lower, ".csv.gz"):
+		csv = true
 		if scan, err = csvScan(ctx, db, path, textKeys); err != nil {
 			return nil, err
 		}
@@ -73,6 +75,11 @@ func loadLabels(ctx context.Context, db *sql.DB, path, timeColumn string, textKe
 	if err != nil {
 		return nil, fmt.Errorf("labels %s: %w", path, err)
 	}
+	if csv {
+		if err := checkTimes(ctx, db, path, timeColumn); err != nil {
+			return nil, err
+		}
+	}
 	err = db.Exec(ctx, sql.Render(
 		"CREATE OR REPLACE TEMP TABLE labels AS SELECT *, (row_number() OVER ()) - 1 AS {row}, {moment} AS {time} FROM {scan}",
 		sql.Args{"row": sql.Ident(labelRow), "time": sql.Ident(labelTime), "moment": moment, "scan": scan}))
@@ -85,11 +92,29 @@ func loadLabels(ctx context.Context, db *sql.DB, path, timeColumn string, textKe
 	return l, nil
 }
 
+// csvOptions are how CSV files are read: the first line names the columns, and all of the file decides on their types.
+const csvOptions = "header = true, sample_size = -1"
+
+// checkTimes refuses times of a CSV file that are not written as ISO 8601 does. DuckDB would take 01/02/2026 for the
+// first of February, and who meant the second of January would have a training set that looks a month ahead.
+func checkTimes(ctx context.Context, db *sql.DB, path, column string) error {
+	statement := sql.Render("SELECT count(*) FROM read_csv({path}, "+csvOptions+", all_varchar = true) "+
+		"WHERE {column} IS NOT NULL AND try_cast({column} AS TIMESTAMPTZ) IS NULL", sql.Args{"column": sql.Ident(column), "path": sql.Literal(path)})
+	var bad int64
+	if err := db.QueryRow(ctx, statement, nil, &bad); err != nil {
+		return fmt.Errorf("read labels %s: %w", path, err)
+	}
+	if bad > 0 {
+		return fmt.Errorf("labels %s: %d values of time column %s are no times as ISO 8601 writes them, such as 2026-11-01 or 2026-11-01T12:00:00Z",
+			path, bad, column)
+	}
+	return nil
+}
+
 // csvScan is a scan of a CSV file. Types are found by looking at all of it, but for keys that are text.
 func csvScan(ctx context.Context, db *sql.DB, path string, textKeys []string) (sql.Fragment, error) {
 	args := sql.Args{"path": sql.Literal(path), "types": ""}
-	const options = "header = true, sample_size = -1, all_varchar = false"
-	rows, err := db.Query(ctx, sql.Render("SELECT column_name FROM (DESCRIBE SELECT * FROM read_csv({path}, "+options+"))", args))
+	rows, err := db.Query(ctx, sql.Render("SELECT column_name FROM (DESCRIBE SELECT * FROM read_csv({path}, "+csvOptions+"))", args))
 	if err != nil {
 		return "", fmt.Errorf("read labels %s: %w", path, err)
 	}
@@ -110,7 +135,7 @@ func csvScan(ctx context.Context, db *sql.DB, path string, textKeys []string) (s
 	if len(types) > 0 {
 		args["types"] = ", types = {" + sql.Join(", ", types) + "}"
 	}
-	return sql.Fragment(sql.Render("read_csv({path}, "+options+"{types})", args)), nil
+	return sql.Fragment(sql.Render("read_csv({path}, "+csvOptions+"{types})", args)), nil
 }
 
 // moment is the expression of a label's time: without a zone it is UTC, and finer digits are cut off, so that a label
@@ -132,6 +157,16 @@ func (l *labels) moment(column string) (sql.Fragment, error) {
 		return ident + "::TIMESTAMPTZ", nil
 	}
 	return "", fmt.Errorf("time column %s is %s; it must be a timestamp", column, typ)
+}
+
+// has gives the label column that statements would take for this name, whatever its case.
+func (l *labels) has(column string) (string, bool) {
+	for _, c := range l.columns {
+		if strings.EqualFold(c.name, column) {
+			return c.name, true
+		}
+	}
+	return "", false
 }
 
 func (l *labels) typeOf(column string) (string, bool) {
