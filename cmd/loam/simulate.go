@@ -179,12 +179,13 @@ func (a *app) openEventWriter(ctx context.Context, f simulateFlags) (w eventWrit
 	if err != nil {
 		return nil, "", err
 	}
+	topics := simulate.TopicsOf(func(stream string) string { return p.Stream(stream).Topic })
 	if len(p.Broker.Seeds) > 0 {
-		k, err := simulate.DialKafka(ctx, p.Broker.Seeds, f.partitions)
+		k, err := simulate.DialKafka(ctx, p.Broker.Seeds, topics, f.partitions)
 		return kafkaWriter{ctx, k}, fmt.Sprintf("the broker at %v", p.Broker.Seeds), err
 	}
 	dir := filepath.Dir(topicDir(p, "x"))
-	w, err = simulate.OpenFolder(dir, f.partitions)
+	w, err = simulate.OpenFolder(dir, topics, f.partitions)
 	return w, dir, err
 }
 

@@ -145,7 +145,7 @@ func (d *delivery) release(before int64) error {
 		h := &d.held[e.slot]
 		d.summary.Events++
 		if err := d.yield(Event{
-			Stream: streamNames[h.of], Topic: topics[h.of], Key: h.bytes[:h.key:h.key], Value: h.bytes[h.key:],
+			Stream: streamNames[h.of], Key: h.bytes[:h.key:h.key], Value: h.bytes[h.key:],
 			At: time.UnixMilli(e.at).UTC(), Reason: h.reason,
 		}); err != nil {
 			return err

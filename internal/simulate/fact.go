@@ -1,5 +1,7 @@
 package simulate
 
+import "slices"
+
 // eventType is a type of event the simulator makes.
 type eventType uint8
 
@@ -26,7 +28,21 @@ const (
 )
 
 var streamNames = [streamCount]string{"contact", "opportunity", "engagement"}
-var topics = [streamCount]string{"contact.v1", "opportunity.v1", "engagement.v1"}
+
+// Topics are the topics that events are written to, by stream: contact, opportunity, engagement.
+type Topics [streamCount]string
+
+// TopicsOf are the topics that topic names for the streams.
+func TopicsOf(topic func(stream string) string) Topics {
+	var t Topics
+	for i, name := range streamNames {
+		t[i] = topic(name)
+	}
+	return t
+}
+
+// of is the topic of an event.
+func (t Topics) of(e Event) string { return t[slices.Index(streamNames[:], e.Stream)] }
 
 var eventTypes = [...]struct {
 	text   string

@@ -16,6 +16,7 @@ const partitionsMax = 256
 // line an event, the partition by the record's key. It appends to what is there, since a line's number is its offset,
 // and writes whole lines at a time, since a worker may be reading along.
 type Folder struct {
+	topics     Topics
 	partitions map[string][]*partition // by topic
 }
 
@@ -26,12 +27,12 @@ type partition struct {
 
 // OpenFolder opens the topics in dir with so many partitions each. It refuses a topic that has another number of them:
 // its keys would move between partitions.
-func OpenFolder(dir string, partitions int) (*Folder, error) {
+func OpenFolder(dir string, topics Topics, partitions int) (*Folder, error) {
 	if partitions < 1 || partitions > partitionsMax {
 		return nil, fmt.Errorf("%d is not a number of partitions; give 1 to %d", partitions, partitionsMax)
 	}
-	f := &Folder{partitions: map[string][]*partition{}}
-	for _, topic := range topics {
+	f := &Folder{topics: topics, partitions: map[string][]*partition{}}
+	for _, topic := range f.topics {
 		if err := f.open(filepath.Join(dir, topic), topic, partitions); err != nil {
 			return nil, errors.Join(err, f.closeFiles())
 		}
@@ -90,12 +91,13 @@ func (f *Folder) Write(e Event) error {
 	const bufferMax = 64 << 10
 	hash := fnv.New32a()
 	hash.Write(e.Key)
-	of := f.partitions[e.Topic]
+	topic := f.topics.of(e)
+	of := f.partitions[topic]
 	index := int(hash.Sum32() % uint32(len(of)))
 	p := of[index]
 	if len(p.buffer)+len(e.Value) >= bufferMax {
 		if err := p.flush(); err != nil {
-			return fmt.Errorf("write to partition %d of topic %s: %w", index, e.Topic, err)
+			return fmt.Errorf("write to partition %d of topic %s: %w", index, topic, err)
 		}
 	}
 	p.buffer = append(append(p.buffer, e.Value...), '\n')
@@ -111,7 +113,7 @@ func (p *partition) flush() error {
 // Close writes out what is buffered and closes the files.
 func (f *Folder) Close() error {
 	var errs []error
-	for _, topic := range topics {
+	for _, topic := range f.topics {
 		for i, p := range f.partitions[topic] {
 			if err := p.flush(); err != nil {
 				errs = append(errs, fmt.Errorf("write to partition %d of topic %s: %w", i, topic, err))

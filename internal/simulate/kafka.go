@@ -26,14 +26,15 @@ const (
 // older than its retention, and refuses those of the future.
 type Kafka struct {
 	client *kgo.Client
+	topics Topics
 
 	mutex sync.Mutex
 	err   error // of the first record that failed
 }
 
-// DialKafka connects to the brokers, host:port each. Of the three topics it makes those that are missing, with so many
+// DialKafka connects to the brokers, host:port each. Of the topics it makes those that are missing, with so many
 // partitions each and the broker's defaults; one that exists stays as it is.
-func DialKafka(ctx context.Context, seeds []string, partitions int) (*Kafka, error) {
+func DialKafka(ctx context.Context, seeds []string, topics Topics, partitions int) (*Kafka, error) {
 	if partitions < 1 || partitions > partitionsMax {
 		return nil, fmt.Errorf("%d is not a number of partitions; give 1 to %d", partitions, partitionsMax)
 	}
@@ -49,14 +50,14 @@ func DialKafka(ctx context.Context, seeds []string, partitions int) (*Kafka, err
 	if err != nil {
 		return nil, fmt.Errorf("set up a producer for %v: %w", seeds, err)
 	}
-	if err := makeTopics(ctx, client, partitions); err != nil {
+	if err := makeTopics(ctx, client, topics, partitions); err != nil {
 		client.Close()
 		return nil, fmt.Errorf("make the topics at %v: %w", seeds, err)
 	}
-	return &Kafka{client: client}, nil
+	return &Kafka{client: client, topics: topics}, nil
 }
 
-func makeTopics(ctx context.Context, client *kgo.Client, partitions int) error {
+func makeTopics(ctx context.Context, client *kgo.Client, topics Topics, partitions int) error {
 	const brokersDefault = -1
 	made, err := kadm.NewClient(client).CreateTopics(ctx, int32(partitions), brokersDefault, nil, topics[:]...)
 	if err != nil {
@@ -76,7 +77,7 @@ func (k *Kafka) Write(ctx context.Context, e Event) error {
 		return err
 	}
 	k.client.Produce(ctx, &kgo.Record{
-		Topic: e.Topic, Key: slices.Clone(e.Key), Value: slices.Clone(e.Value),
+		Topic: k.topics.of(e), Key: slices.Clone(e.Key), Value: slices.Clone(e.Value),
 	}, k.produced)
 	return nil
 }

@@ -10,8 +10,7 @@ import (
 // Event is one delivery. Its bytes are valid until the function that it was handed to returns.
 type Event struct {
 	Stream string // contact, opportunity or engagement; of a malformed event that of the good one it was made of
-	Topic  string // contact.v1, opportunity.v1 or engagement.v1
-	Key    []byte // the Kafka record key: a contact_id, of opportunity.v1 an opportunity_id
+	Key    []byte // the Kafka record key: a contact_id, of an opportunity its opportunity_id
 	Value  []byte // one line of JSON without its end; of a malformed event what it is
 	// At is when it arrives, in the simulation's time. It never goes back during a run.
 	At time.Time

@@ -246,10 +246,12 @@ func TestParquet(t *testing.T) {
 	}
 }
 
+var topics = Topics{"contact.v1", "opportunity.v1", "engagement.v1"}
+
 func TestFolder(t *testing.T) {
 	c, dir := dirty(t), filepath.Join(t.TempDir(), "[topics]*")
 	const partitions = 3
-	f, err := OpenFolder(dir, partitions)
+	f, err := OpenFolder(dir, topics, partitions)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +290,7 @@ func TestFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f, err = OpenFolder(dir, partitions); err != nil {
+	if f, err = OpenFolder(dir, topics, partitions); err != nil {
 		t.Fatal(err)
 	}
 	written(t, c, f.Write, f.Close)
@@ -296,17 +298,25 @@ func TestFolder(t *testing.T) {
 	if err != nil || !bytes.Equal(after, append(before, before...)) {
 		t.Errorf("the second run isn't appended: %d bytes, then %d, %v", len(before), len(after), err)
 	}
-	if _, err := OpenFolder(dir, partitions+1); err == nil || !strings.Contains(err.Error(), "has 3 partitions") {
+	if _, err := OpenFolder(dir, topics, partitions+1); err == nil || !strings.Contains(err.Error(), "has 3 partitions") {
 		t.Errorf("another number of partitions: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, topics[1], "0.jsonl"), []byte("{"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenFolder(dir, partitions); err == nil || !strings.Contains(err.Error(), "ends within a line") {
+	if _, err := OpenFolder(dir, topics, partitions); err == nil || !strings.Contains(err.Error(), "ends within a line") {
 		t.Errorf("half a line: %v", err)
 	}
-	if _, err := OpenFolder(dir, 0); err == nil {
+	if _, err := OpenFolder(dir, topics, 0); err == nil {
 		t.Error("no partitions are taken")
+	}
+	named := TopicsOf(func(stream string) string { return "crm." + stream })
+	if f, err = OpenFolder(dir, named, partitions); err != nil {
+		t.Fatal(err)
+	}
+	written(t, c, f.Write, f.Close)
+	if again, err := os.ReadFile(filepath.Join(dir, "crm.contact", "0.jsonl")); err != nil || !bytes.Equal(again, before) {
+		t.Errorf("a topic by another name has other events: %d bytes, %v", len(again), err)
 	}
 }
 
@@ -318,7 +328,7 @@ func TestKafka(t *testing.T) {
 	defer cluster.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	k, err := DialKafka(ctx, cluster.ListenAddrs(), 2)
+	k, err := DialKafka(ctx, cluster.ListenAddrs(), topics, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,19 +362,19 @@ func TestKafka(t *testing.T) {
 func TestKafkaThatIsAway(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := DialKafka(ctx, []string{"127.0.0.1:1"}, 1); err == nil || !strings.HasPrefix(err.Error(), "make the topics at [127.0.0.1:1]: ") {
+	if _, err := DialKafka(ctx, []string{"127.0.0.1:1"}, topics, 1); err == nil || !strings.HasPrefix(err.Error(), "make the topics at [127.0.0.1:1]: ") {
 		t.Errorf("no broker: %v", err)
 	}
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, err := DialKafka(context.Background(), cluster.ListenAddrs(), 1)
+	k, err := DialKafka(context.Background(), cluster.ListenAddrs(), topics, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cluster.Close()
-	if err := k.Write(ctx, Event{Topic: topics[0], Value: []byte("{}")}); err != nil {
+	if err := k.Write(ctx, Event{Stream: streamNames[0], Value: []byte("{}")}); err != nil {
 		t.Errorf("what is on its way fails later: %v", err)
 	}
 	if err := k.Close(ctx); err == nil {
