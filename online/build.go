@@ -33,9 +33,17 @@ const poll = 25 * time.Millisecond
 //     generation.
 //  3. The snapshot is taken once the lake is past those marks, so each change is in it, or was written by the worker, or
 //     both. Every write is guarded by its order, which makes both harmless.
+//  4. A worker that starts meanwhile may join beyond the snapshot: what lies between is read from the log.
+//
+// Of a build that fails nothing is left.
 func (w *ViewWriter) Build(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, error) {
 	g, err := w.build(ctx, l, o)
 	if err != nil {
+		if g.Number > 0 {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+			defer cancel()
+			_ = w.store.remove(ctx, w.view.Name, g) // what stays goes with the next switch
+		}
 		return g, fmt.Errorf("build feature view %s: %w", w.view.Name, err)
 	}
 	return g, nil
@@ -58,11 +66,24 @@ func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 	}
 	for p, at := range offsets.Partitions {
 		g.Base[partitionText(p)] = at.Next
-		if _, joined := g.Marks[p]; !joined {
-			g.Marks[p] = at.Next
+	}
+	if err := w.store.complete(ctx, w.view.Name, g); err != nil {
+		return g, err
+	}
+	joined := g.Joined
+	if g, err = w.store.generation(ctx, w.view.Name, g.Number); err != nil || joined {
+		return g, err
+	}
+	var gaps []feature.Span
+	for p, mark := range g.Marks {
+		if at, _ := offsets.Of(p); at.Next < mark {
+			gaps = append(gaps, feature.Span{Partition: p, From: at.Next, To: mark})
 		}
 	}
-	return g, w.store.put(ctx, w.view.Name, g)
+	if len(gaps) == 0 {
+		return g, nil
+	}
+	return g, w.catchUp(ctx, l, g.Number, gaps)
 }
 
 // awaitWorker waits until the worker has joined the generation, or none runs, and reads its marks.
@@ -73,14 +94,8 @@ func (w *ViewWriter) awaitWorker(ctx context.Context, g *Generation) error {
 		if err != nil {
 			return err
 		}
-		all, err := w.store.Generations(ctx, w.view.Name)
-		if err != nil {
+		if *g, err = w.store.generation(ctx, w.view.Name, g.Number); err != nil {
 			return err
-		}
-		for _, one := range all.All {
-			if one.Number == g.Number {
-				g.Marks, g.Joined = one.Marks, one.Joined
-			}
 		}
 		if g.Joined || !runs {
 			return nil

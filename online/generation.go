@@ -3,6 +3,7 @@ package online
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -136,6 +137,40 @@ func (s *Store) begin(ctx context.Context, view, definition string, now time.Tim
 	return g, nil
 }
 
+// generation reads one generation of a view, which must be there.
+func (s *Store) generation(ctx context.Context, view string, number int64) (Generation, error) {
+	all, err := s.Generations(ctx, view)
+	if err != nil {
+		return Generation{Number: number}, err
+	}
+	for _, g := range all.All {
+		if g.Number == number {
+			return g, nil
+		}
+	}
+	return Generation{Number: number}, fmt.Errorf("the online store has lost generation %d of %s while it was built: it restarted, or was emptied", number, view)
+}
+
+// complete notes that a generation holds its base. A store that restarted meanwhile has part of it: that is an error.
+func (s *Store) complete(ctx context.Context, view string, g Generation) error {
+	if err := s.same(ctx, view, g); err != nil {
+		return err
+	}
+	return s.put(ctx, view, g)
+}
+
+// same fails where the store isn't the one that the generation was begun on.
+func (s *Store) same(ctx context.Context, view string, g Generation) error {
+	if _, err := s.Restarted(ctx); err != nil {
+		return err
+	}
+	if !slices.Equal(g.Runs, s.runIDs()) {
+		return fmt.Errorf("the online store restarted while generation %d of %s was built", g.Number, view)
+	}
+	_, err := s.generation(ctx, view, g.Number)
+	return err
+}
+
 // put writes what a generation says of itself, and then the marks that it lacks: its base.
 func (s *Store) put(ctx context.Context, view string, g Generation) error {
 	text, err := json.Marshal(g)
@@ -200,8 +235,11 @@ func (s *Store) join(ctx context.Context, view string, g Generation, positions m
 }
 
 // Switch makes a generation the one that is read, and removes the older ones. Where a newer one is read already, it
-// removes this one.
+// removes this one, and where the store isn't the one that it was built on any more it fails.
 func (s *Store) Switch(ctx context.Context, view string, g Generation) error {
+	if err := s.same(ctx, view, g); err != nil {
+		return errors.Join(err, s.remove(ctx, view, g))
+	}
 	before, err := s.Generations(ctx, view)
 	if err != nil {
 		return err

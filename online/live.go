@@ -210,6 +210,42 @@ func (l *Live) settle(ctx context.Context, w *ViewWriter) error {
 	return nil
 }
 
+// CatchUp writes to every generation that is read what it lacks before the positions, once the lake has it: batches that
+// were dropped, and after which none of their partition has come.
+func (l *Live) CatchUp(ctx context.Context, positions map[string]map[feature.Partition]int64) error {
+	for stream, views := range l.views {
+		for _, w := range views {
+			targets, err := l.targets(ctx, w)
+			if err != nil {
+				return err
+			}
+			for _, g := range targets {
+				if g.State != Ready {
+					continue
+				}
+				var gaps []feature.Span
+				ends := map[feature.Partition]int64{}
+				for p, at := range positions[stream] {
+					if mark := g.Marks[p]; mark < at {
+						gaps = append(gaps, feature.Span{Partition: p, From: mark, To: at})
+						ends[p] = at
+					}
+				}
+				if len(gaps) == 0 {
+					continue
+				}
+				if err := w.catchUp(ctx, l.lake, g.Number, gaps); err != nil {
+					return fmt.Errorf("catch generation %d of %s up: %w", g.Number, w.view.Name, err)
+				}
+				if err := l.store.Mark(ctx, w.view.Name, g.Number, ends); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // Join marks, in every generation that is building, the positions from which on the worker writes it: the offset after
 // the last record of each partition that it has written. Builds wait for it.
 func (l *Live) Join(ctx context.Context, positions map[string]map[feature.Partition]int64) error {
