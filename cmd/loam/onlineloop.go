@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -35,7 +36,6 @@ type onlineLoop struct {
 	failures int
 	away     bool
 	checked  time.Time
-	written  int64
 }
 
 // Cadence of the loop.
@@ -50,7 +50,7 @@ const (
 )
 
 // run works until the queue has ended; alive ends when another part of the worker has failed, reading when the worker
-// was asked to stop.
+// was asked to stop. It fails only once the queue has ended.
 func (o *onlineLoop) run(alive, reading context.Context) error {
 	building, stop := context.WithCancel(alive)
 	defer o.builds.Wait()
@@ -60,45 +60,41 @@ func (o *onlineLoop) run(alive, reading context.Context) error {
 		defer cancel()
 		_ = o.store.Release(ctx, o.worker) // it runs out by itself
 	}()
-	var deadline time.Time
 	for {
 		items, last := o.queue.take(joinEvery)
-		if last && deadline.IsZero() {
-			deadline = o.now().Add(drainMax)
-		}
-		err := o.write(alive, items, deadline)
+		err := o.write(alive, items)
 		release(items)
-		if alive.Err() != nil {
+		if err == nil {
+			err = o.try(alive, func() error { return o.tend(alive, building) })
+		}
+		switch {
+		case alive.Err() != nil:
+			return nil
+		case err != nil:
+			return err
+		case !last || len(items) > 0:
+			continue
+		case !o.once || reading.Err() != nil:
 			return nil
 		}
-		if err != nil {
+		if done, err := o.complete(alive); done || err != nil {
 			return err
 		}
-		if err := o.tend(alive, building); err != nil {
-			if err := o.failed(err, deadline); err != nil {
-				return err
-			}
-			continue
-		}
-		o.back()
-		if !last || len(items) > 0 {
-			continue
-		}
-		if !o.once || reading.Err() != nil {
-			return nil
-		}
-		done, err := o.complete(alive)
-		if done || err != nil {
-			return err
-		}
+		pause(alive, joinEvery)
 	}
 }
 
-// complete reports whether every view can be read.
+// complete reports whether every view can be read, and lacks nothing.
 func (o *onlineLoop) complete(ctx context.Context) (bool, error) {
-	missing, err := o.live.Missing(ctx)
-	if err != nil {
-		return false, nil // away: tend says so
+	var missing []string
+	err := o.try(ctx, func() (err error) {
+		if missing, err = o.live.Missing(ctx); err == nil && len(missing) == 0 {
+			err = o.live.CatchUp(ctx, o.positions)
+		}
+		return err
+	})
+	if err != nil || ctx.Err() != nil {
+		return false, err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -108,44 +104,21 @@ func (o *onlineLoop) complete(ctx context.Context) (bool, error) {
 	return len(missing) == 0 && len(o.building) == 0, nil
 }
 
-// write writes batches, in their order, and tries again until it succeeds or the deadline, if there is one, has passed.
-func (o *onlineLoop) write(ctx context.Context, items []routed, deadline time.Time) error {
+// write writes batches, in their order.
+func (o *onlineLoop) write(ctx context.Context, items []routed) error {
 	byStream := map[string][]routed{}
-	var names []string
 	for _, b := range items {
-		if len(byStream[b.Stream.Name]) == 0 {
-			names = append(names, b.Stream.Name)
-		}
 		byStream[b.Stream.Name] = append(byStream[b.Stream.Name], b)
 	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(byStream)) {
 		b := merge(byStream[name])
-		backoff := backoffMin
-		for {
-			n, err := o.live.Write(ctx, b.Batch)
-			if err == nil {
-				o.written += int64(n)
-				break
-			}
-			if ctx.Err() != nil {
-				return nil
-			}
-			if err := o.failed(err, deadline); err != nil {
-				return err
-			}
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(backoff):
-			}
-			backoff = min(2*backoff, backoffMax)
-			// A store that restarted has lost what was written to it: its generations are built anew.
-			if _, err := o.store.Restarted(ctx); err == nil {
-				o.back()
-			}
+		err := o.try(ctx, func() error {
+			_, err := o.live.Write(ctx, b.Batch)
+			return err
+		})
+		if err != nil || ctx.Err() != nil {
+			return err
 		}
-		o.back()
 		at := o.positions[name]
 		if at == nil {
 			at = map[feature.Partition]int64{}
@@ -158,26 +131,54 @@ func (o *onlineLoop) write(ctx context.Context, items []routed, deadline time.Ti
 	return nil
 }
 
-// failed notes that the store is away. With a deadline that has passed it gives that up as an error.
-func (o *onlineLoop) failed(err error, deadline time.Time) error {
-	if !o.away {
-		o.away = true
-		o.say("the online store is away, the lake goes on without it: %v", err)
+// try does something with the store, and again until it succeeds or ctx is done. Once the queue has ended a store that is
+// away is waited for no longer than drainMax.
+func (o *onlineLoop) try(ctx context.Context, do func() error) error {
+	var deadline time.Time
+	for backoff := backoffMin; ; backoff = min(2*backoff, backoffMax) {
+		err := do()
+		if err == nil || ctx.Err() != nil {
+			if o.away && err == nil {
+				o.away = false
+				o.say("the online store is back")
+			}
+			return nil
+		}
+		if !o.away {
+			o.away = true
+			o.say("the online store is away, the lake goes on without it: %v", err)
+		}
+		switch {
+		case !o.queue.ended():
+		case deadline.IsZero():
+			deadline = o.now().Add(drainMax)
+		case o.now().After(deadline):
+			return fmt.Errorf("the online store is still away, the lake has everything and %s: %w", onlineRetry, err)
+		}
+		pause(ctx, backoff)
+		_ = o.restarted(ctx) // it may be another one that answers next; that it doesn't yet is what the next try says
 	}
-	if !deadline.IsZero() && o.now().After(deadline) {
-		return fmt.Errorf("the online store is still away, the lake has everything and %s: %w", onlineRetry, err)
-	}
-	return nil
 }
 
-func (o *onlineLoop) back() {
-	if o.away {
-		o.away = false
-		o.say("the online store is back")
+// pause waits, no longer than ctx.
+func pause(ctx context.Context, wait time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(wait):
 	}
 }
 
-// tend keeps the lease, joins builds, and starts those that are missing.
+// restarted looks whether the store is the one that it was. One that isn't has lost what was written to it, and its views
+// are built anew.
+func (o *onlineLoop) restarted(ctx context.Context) error {
+	restarted, err := o.store.Restarted(ctx)
+	if restarted {
+		o.say("the online store restarted: its views are built anew")
+	}
+	return err
+}
+
+// tend keeps the lease, joins builds, starts those that are missing, and writes what was dropped.
 func (o *onlineLoop) tend(ctx, building context.Context) error {
 	if err := o.live.Join(ctx, o.positions); err != nil {
 		return err
@@ -188,12 +189,11 @@ func (o *onlineLoop) tend(ctx, building context.Context) error {
 	if err := o.store.Lease(ctx, o.worker); err != nil {
 		return err
 	}
-	restarted, err := o.store.Restarted(ctx)
-	if err != nil {
+	if err := o.restarted(ctx); err != nil {
 		return err
 	}
-	if restarted {
-		o.say("the online store restarted: its views are built anew")
+	if err := o.live.CatchUp(ctx, o.positions); err != nil {
+		return err
 	}
 	missing, err := o.live.Missing(ctx)
 	if err != nil {

@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/loamdata/loam/feature"
 )
 
 // queue holds batches between the readers and one consumer, bounded in rows. Batches that are put in are retained for it;
@@ -14,12 +18,11 @@ type queue struct {
 	rows    int64
 	rowsMax int64
 	enough  int64 // rows for which its consumer is woken
-	// spill says what happens beyond the bound: all that waits is dropped, or the reader is made to wait.
-	spill   bool
-	dropped int64 // rows that were dropped
-	closed  bool
-	ready   chan struct{} // has a token when enough is there or the queue was closed
-	room    chan struct{} // has a token when something was taken
+	// spill says what happens beyond the bound: the rows of all that waits are dropped, or the reader is made to wait.
+	spill  bool
+	closed bool
+	ready  chan struct{} // has a token when enough is there, a reader waits, or the queue was closed
+	room   chan struct{} // has a token when something was taken
 }
 
 func newQueue(rowsMax, enough int64, spill bool) *queue {
@@ -41,6 +44,7 @@ func (q *queue) put(ctx context.Context, b routed) error {
 		q.mu.Lock()
 		if q.rows+n > q.rowsMax && len(q.items) > 0 {
 			if !q.spill {
+				token(q.ready)
 				q.mu.Unlock()
 				select {
 				case <-ctx.Done():
@@ -49,8 +53,7 @@ func (q *queue) put(ctx context.Context, b routed) error {
 				}
 				continue
 			}
-			q.dropped += q.rows
-			q.empty()
+			q.drop()
 		}
 		for _, r := range b.Rows {
 			r.Retain()
@@ -72,11 +75,21 @@ func (b routed) copy() routed {
 	return routed{&batch, b.known}
 }
 
-func (q *queue) empty() {
+// drop leaves of all that waits one batch a stream without rows, whose spans say up to where it was read.
+func (q *queue) drop() {
+	byStream := map[string][]routed{}
 	for _, b := range q.items {
 		b.Release()
+		byStream[b.Stream.Name] = append(byStream[b.Stream.Name], b)
 	}
 	q.items, q.rows = nil, 0
+	for _, name := range slices.Sorted(maps.Keys(byStream)) {
+		b := merge(byStream[name])
+		for i, s := range b.Spans {
+			b.Spans[i] = feature.Span{Partition: s.Partition, TopicID: s.TopicID, From: s.To, To: s.To}
+		}
+		q.items = append(q.items, routed{&feature.Batch{Stream: b.Stream, Spans: b.Spans}, b.known})
+	}
 }
 
 // take waits until enough is there, the queue is closed or the time is over, and gives all that is there, oldest first,
@@ -104,6 +117,13 @@ func (q *queue) close() {
 	q.closed = true
 	q.mu.Unlock()
 	token(q.ready)
+}
+
+// ended reports whether the queue was closed.
+func (q *queue) ended() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.closed
 }
 
 func release(items []routed) {

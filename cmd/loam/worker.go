@@ -78,10 +78,14 @@ func (w *worker) run(ctx context.Context, sources []*source) error {
 		return nil
 	})
 	group.Go(func() error { return w.commit(failed) })
+	var lacking error // online: no reason for the lake to end
 	if w.online != nil {
-		group.Go(func() error { return w.online.run(failed, reading) })
+		group.Go(func() error {
+			lacking = w.online.run(failed, reading)
+			return nil
+		})
 	}
-	return group.Wait()
+	return errors.Join(group.Wait(), lacking)
 }
 
 // read polls a source and puts what comes of it into the queues. alive ends when another part of the worker has failed.
