@@ -200,15 +200,19 @@ type reader struct {
 
 func openLake(t *testing.T, dir string) *reader {
 	t.Helper()
-	p, err := feature.Load(dir, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &reader{project: p}
+	r := &reader{}
+	var err error
 	if r.db, err = sql.Open(t.Context(), sql.Options{Files: true, Threads: 1}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.db.Close() })
+	p, err := feature.Load(dir, func(string, []feature.Column, feature.Type) ([]string, error) {
+		return nil, nil // the binary has checked the expressions
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.project = p
 	if r.Lake, err = lake.Open(t.Context(), lake.Config{Lake: p.Lake, Namespace: p.Name, Dir: p.Dir}); err != nil {
 		t.Fatal(err)
 	}
