@@ -3,760 +3,323 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"flag"
+	"encoding/json"
 	"fmt"
-	"maps"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
-
-	"github.com/loamdata/loam/feature"
-	"github.com/loamdata/loam/sql"
 )
 
-var long = flag.Bool("long", os.Getenv("LOAM_CI") == "1", "take a million events where 100,000 are taken else")
-
-// awaitMax bounds how long a test waits for a worker to come somewhere.
-const awaitMax = 3 * time.Minute
-
-// A stream is a project on a real broker, whose streams have topics of their own, and on a real Redis.
-type stream struct {
-	t     *testing.T
-	dir   string
-	name  string // of the project
-	topic string // end of the topics' names
-	kafka *kadm.Client
-	redis *redis.Client
-	lake  *reader
-}
-
-// services are the addresses of the broker and of Redis. The test skips where there are none.
-func services(t *testing.T) (kafka, redis string) {
-	t.Helper()
-	kafka, redis = os.Getenv("LOAM_TEST_KAFKA"), os.Getenv("LOAM_TEST_REDIS")
-	if kafka != "" && redis != "" {
-		return kafka, redis
-	}
-	const need = "set LOAM_TEST_KAFKA and LOAM_TEST_REDIS, as `make services-up` says"
+// streamEvents is how many events the tests on a real broker take: a million in CI.
+func streamEvents() int {
 	if os.Getenv("LOAM_CI") == "1" {
-		t.Fatal(need)
+		return 1_000_000
 	}
-	t.Skip(need)
-	return "", ""
+	return 100_000
 }
 
-var streamNames = []string{"contact", "engagement", "opportunity"}
-
-// deals are a feature view without a time to live, besides those of `loam init`.
-const deals = `entities: [{name: opportunity, join_keys: [opportunity_id]}]
-views:
-  - {name: deal, entity: opportunity, stream: opportunity, features: [amount, stage, {name: likely, type: bool, sql: "probability > 0.5"}]}
-`
-
-var streamViews = []string{"deal", "profile"}
-
-// newStream makes a project on the broker and the Redis. One without a topic of its own makes new ones.
-func newStream(t *testing.T, kafkaAt, redisAt, topic string) *stream {
+// streamProject makes a project of its own name over topics of its own, on the real broker and Redis.
+func streamProject(t *testing.T, name, topics, kafka, store string) string {
 	t.Helper()
-	s := &stream{t: t, name: fmt.Sprintf("e2e_%d", time.Now().UnixNano()), topic: topic}
-	if topic == "" {
-		s.topic = s.name
-	}
-	s.dir = newProject(t, fmt.Sprintf("broker: {seeds: [%q]}\nonline: {redis: %q}", kafkaAt, redisAt))
-	s.edit(func(text string) string {
-		return regexp.MustCompile(`(?m)^project: \S+`).ReplaceAllString(text, "project: "+s.name)
-	})
-	for _, name := range streamNames {
-		write(t, filepath.Join(s.dir, "streams", name+".yaml"), fmt.Sprintf("stream: %s\nextend: true\ntopic: %s\n", name, s.topicOf(name)))
-	}
-	write(t, filepath.Join(s.dir, "features", "deal.yaml"), deals)
-	client, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt))
+	dir := filepath.Join(t.TempDir(), name)
+	run(t, ".", "init", dir)
+	text, err := os.ReadFile(filepath.Join(dir, "loam.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.kafka = kadm.NewClient(client)
-	s.redis = redis.NewClient(&redis.Options{Addr: redisAt, DisableIdentity: true})
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if topic == "" {
-			_, _ = s.kafka.DeleteTopics(ctx, s.topics()...)
-		}
-		for _, key := range s.keys(ctx, s.name+":*") {
-			s.redis.Unlink(ctx, key)
-		}
-		client.Close()
-		s.redis.Close()
-	})
-	run(t, s.dir, "apply")
-	s.lake = openLake(t, s.dir)
-	return s
+	write(t, filepath.Join(dir, "loam.yaml"), string(text)+fmt.Sprintf("broker: {seeds: [%q]}\nonline: {redis: %q}\n", kafka, store))
+	for _, s := range []string{"contact", "opportunity", "engagement"} {
+		write(t, filepath.Join(dir, "streams", s+".yaml"), fmt.Sprintf("stream: %s\nextend: true\ntopic: %s.%s\n", s, s, topics))
+	}
+	return dir
 }
 
-func (s *stream) edit(change func(string) string) {
-	s.t.Helper()
-	path := filepath.Join(s.dir, feature.ProjectFile)
-	text, err := os.ReadFile(path)
+// committed is how many events the project's logs hold.
+func committed(t *testing.T, dir string) int64 {
+	t.Helper()
+	status := runJSON[struct {
+		Streams []struct{ Counts counts }
+	}](t, dir, "status")
+	var n int64
+	for _, s := range status.Streams {
+		n += s.Counts.Read
+	}
+	return n
+}
+
+// online is what Redis holds of the view that is read, entity by entity.
+func onlineValues(t *testing.T, address, project, view string) []string {
+	t.Helper()
+	ctx := t.Context()
+	c := redis.NewClient(&redis.Options{Addr: address, DisableIdentity: true})
+	defer c.Close()
+	current, err := c.HGet(ctx, project+":"+view+":generations", "current").Result()
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatalf("the generations of %s: %v", view, err)
 	}
-	write(s.t, path, change(string(text)))
-}
-
-func (s *stream) topicOf(name string) string { return name + "." + s.topic }
-
-func (s *stream) topics() (topics []string) {
-	for _, name := range streamNames {
-		topics = append(topics, s.topicOf(name))
-	}
-	return topics
-}
-
-// simulate produces about so many events, other ones for each seed, a month old at most.
-func (s *stream) simulate(seed, events int) {
-	s.t.Helper()
-	run(s.t, s.dir, "simulate", "--topics", "--partitions", "3", "--days", "30", "--seed", strconv.Itoa(seed), "--events", strconv.Itoa(events),
-		"--contacts", strconv.Itoa(events/20), "--duplicates", "0.02", "--late", "0.02")
-}
-
-// produced is how many records the topics have.
-func (s *stream) produced() int64 {
-	s.t.Helper()
-	ends, err := s.kafka.ListEndOffsets(s.t.Context(), s.topics()...)
-	if err != nil || ends.Error() != nil {
-		s.t.Fatal(err, ends.Error())
-	}
-	var sum int64
-	ends.Each(func(o kadm.ListedOffset) { sum += o.Offset })
-	return sum
-}
-
-// committed is how many records the logs have taken.
-func (s *stream) committed() int64 {
-	s.t.Helper()
-	var sum int64
-	for _, name := range streamNames {
-		reading, err := s.lake.Read(s.t.Context(), s.lake.project.Stream(name))
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		offsets, err := reading.Offsets()
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		for _, at := range offsets.Partitions {
-			sum += at.Next
-		}
-	}
-	return sum
-}
-
-// keys are Redis's keys of a pattern.
-func (s *stream) keys(ctx context.Context, pattern string) (keys []string) {
-	for i := s.redis.Scan(ctx, 0, pattern, 10_000).Iterator(); i.Next(ctx); {
-		keys = append(keys, i.Val())
-	}
-	return keys
-}
-
-// served are the hashes of the generation of a view that is read, by entity, expiry aside; nil where there is none.
-func (s *stream) served(view string) map[string]string {
-	s.t.Helper()
-	ctx := s.t.Context()
-	current, err := s.redis.HGet(ctx, s.name+":"+view+":generations", "current").Result()
-	if err != nil {
-		return nil
-	}
-	prefix := s.name + ":" + view + ":" + current + ":"
-	keys := s.keys(ctx, prefix+"*")
-	hashes := map[string]string{}
-	for part := range slices.Chunk(keys, 1000) {
-		commands, err := s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for _, k := range part {
-				p.HGetAll(ctx, k)
+	prefix := project + ":" + view + ":" + current + ":"
+	var all []string
+	iterator := c.Scan(ctx, 0, prefix+"*", 5000).Iterator()
+	var keys []string
+	flush := func() {
+		replies := make([]*redis.MapStringStringCmd, len(keys))
+		if _, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i, k := range keys {
+				replies[i] = p.HGetAll(ctx, k)
 			}
 			return nil
-		})
-		if err != nil {
-			s.t.Fatal(err)
+		}); err != nil {
+			t.Fatal(err)
 		}
-		for i, c := range commands {
-			hashes[strings.TrimPrefix(part[i], prefix)] = fmt.Sprint(c.(*redis.MapStringStringCmd).Val())
+		for i, r := range replies {
+			text, err := json.Marshal(r.Val())
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, strings.TrimPrefix(keys[i], prefix)+" "+string(text))
+		}
+		keys = keys[:0]
+	}
+	for iterator.Next(ctx) {
+		if keys = append(keys, iterator.Val()); len(keys) == 1000 {
+			flush()
 		}
 	}
-	return hashes
+	if err := iterator.Err(); err != nil {
+		t.Fatal(err)
+	}
+	flush()
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
-// sameServed fails the test where what is served of a view differs.
-func sameServed(t *testing.T, what string, got, want map[string]string) {
-	t.Helper()
+// A worker that is killed three times on the way leaves the log, the history and the online values of one that isn't.
+func TestKilledWorker(t *testing.T) {
+	kafka, store := service(t, "LOAM_TEST_KAFKA"), service(t, "LOAM_TEST_REDIS")
+	topics := fmt.Sprintf("t%d", time.Now().UnixNano())
+	calm := streamProject(t, "calm_"+topics, topics, kafka, store)
+	killed := streamProject(t, "killed_"+topics, topics, kafka, store)
+	made := runJSON[struct{ Events int64 }](t, calm, "simulate", "--topics", "--contacts", "50000", "--days", "60",
+		"--events", fmt.Sprint(streamEvents()), "--deletes", "0.001", "--malformed", "0.001")
+
+	begun := time.Now()
+	took := runJSON[taken](t, calm, "run", "--until-end")
+	addUp(t, took)
+	if took.Total.Read != made.Events {
+		t.Errorf("%d events read, %d were made", took.Total.Read, made.Events)
+	}
+	t.Logf("%d events in %s: %.0f events/s to log, history and Redis", made.Events, time.Since(begun).Round(time.Millisecond),
+		float64(made.Events)/time.Since(begun).Seconds())
+
+	for i := range int64(3) {
+		killAt(t, killed, made.Events*(i+1)/5)
+	}
+	run(t, killed, "run", "--until-end")
+	if n := committed(t, killed); n != made.Events {
+		t.Errorf("%d events taken with kills, %d were made", n, made.Events)
+	}
+	for _, dir := range []string{calm, killed} {
+		verifyClean(t, dir)
+	}
+	// Live events are ingested when they are read, which differs.
+	without := append(slices.Clone(recordedColumns), "ingested_at")
+	for _, s := range []string{"contact", "opportunity", "engagement"} {
+		sameRows(t, s+" log", logRows(t, killed, s, without...), logRows(t, calm, s, without...))
+	}
+	for _, s := range []string{"contact", "opportunity"} {
+		sameRows(t, s+" history", historyRows(t, killed, s, without...), historyRows(t, calm, s, without...))
+	}
+	got, want := onlineValues(t, store, "killed_"+topics, "profile"), onlineValues(t, store, "calm_"+topics, "profile")
+	sameRows(t, "profile in Redis", got, want)
 	if len(want) == 0 {
-		t.Errorf("%s: nothing is served", what)
-	}
-	different := 0
-	for _, entity := range slices.Sorted(maps.Keys(want)) {
-		if got[entity] != want[entity] {
-			if different++; different == 1 {
-				t.Errorf("%s: of %s is served\n%s\nwant\n%s", what, entity, got[entity], want[entity])
-			}
-		}
-	}
-	if different > 0 || len(got) != len(want) {
-		t.Errorf("%s: %d entities are served, want %d; %d differ", what, len(got), len(want), different)
+		t.Error("Redis has nothing of the view")
 	}
 }
 
-// whole fails the test unless everything that was produced was taken once, histories are what their logs make them, and
-// Redis serves what a materialize of now gives.
-func (s *stream) whole() {
-	s.t.Helper()
-	if committed, produced := s.committed(), s.produced(); committed != produced {
-		s.t.Errorf("%d of %d records are committed", committed, produced)
+// killAt starts a worker and kills it once so many events are committed.
+func killAt(t *testing.T, dir string, events int64) {
+	t.Helper()
+	worker := command(t, dir, "run", "--commit-every", "500ms", "--commit-rows", "20000")
+	var errs bytes.Buffer
+	worker.Stderr = &errs
+	if err := worker.Start(); err != nil {
+		t.Fatal(err)
 	}
-	var sum counts
-	for _, one := range s.status() {
-		sum.Read += one.Read
-		if one.Read != one.Accepted+one.Refused+one.Duplicate {
-			s.t.Errorf("the counts of a stream don't add up: %+v", one)
-		}
-	}
-	if produced := s.produced(); sum.Read != produced {
-		s.t.Errorf("%d records were read, %d are there", sum.Read, produced)
-	}
-	verifyClean(s.t, s.dir)
-	before := map[string]map[string]string{}
-	for _, view := range streamViews {
-		before[view] = s.served(view)
-	}
-	run(s.t, s.dir, "materialize")
-	for _, view := range streamViews {
-		sameServed(s.t, view+" against a fresh materialize", before[view], s.served(view))
-	}
-}
-
-func (s *stream) status() map[string]counts {
-	s.t.Helper()
-	type status struct {
-		Streams []struct {
-			Stream string
-			Counts counts
-		}
-	}
-	all := map[string]counts{}
-	for _, one := range runJSON[status](s.t, s.dir, "status").Streams {
-		all[one.Stream] = one.Counts
-	}
-	return all
-}
-
-// A worker is a running `loam run`.
-type worker struct {
-	t     *testing.T
-	cmd   *exec.Cmd
-	ended chan struct{}
-	mu    sync.Mutex
-	said  bytes.Buffer // stderr
-}
-
-func (w *worker) Write(text []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.said.Write(text)
-}
-
-// stderr is what the worker has said so far.
-func (w *worker) stderr() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.said.String()
-}
-
-// start starts a worker. It is killed with the test.
-func (s *stream) start(args ...string) *worker {
-	s.t.Helper()
-	w := &worker{t: s.t, cmd: command(s.t, s.dir, append([]string{"run"}, args...)...), ended: make(chan struct{})}
-	w.cmd.Stderr = w
-	if err := w.cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	go func() {
-		_ = w.cmd.Wait() // its code is looked at
-		close(w.ended)
-	}()
-	s.t.Cleanup(func() {
-		_ = w.cmd.Process.Kill() // unless it ended
-		<-w.ended
-	})
-	return w
-}
-
-// await waits until something is so, while the worker runs.
-func (w *worker) await(what string, so func() bool) {
-	w.t.Helper()
-	for deadline := time.Now().Add(awaitMax); !so(); {
+	ended := make(chan error, 1)
+	go func() { ended <- worker.Wait() }()
+	deadline := time.Now().Add(commandMax)
+	for ticker := time.NewTicker(100 * time.Millisecond); ; {
 		select {
-		case <-w.ended:
-			if so() {
-				return
-			}
-			w.t.Fatalf("the worker ended with %d before %s:\n%s", w.cmd.ProcessState.ExitCode(), what, w.stderr())
-		case <-time.After(10 * time.Millisecond):
+		case err := <-ended:
+			t.Fatalf("the worker ended by itself: %v\n%s", err, errs.String())
+		case <-ticker.C:
+		}
+		if committed(t, dir) >= events {
+			break
 		}
 		if time.Now().After(deadline) {
-			w.t.Fatalf("in %s not: %s; the worker says\n%s", awaitMax, what, w.stderr())
+			t.Fatalf("the worker took less than %d events in %s\n%s", events, commandMax, errs.String())
 		}
 	}
+	if err := worker.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
 }
 
-func (w *worker) awaitSaid(text string) {
-	w.t.Helper()
-	w.await(fmt.Sprintf("it said %q", text), func() bool { return strings.Contains(w.stderr(), text) })
-}
-
-// signal sends a signal and gives the code with which the worker then ends, -1 for a killed one.
-func (w *worker) signal(signal os.Signal) int {
-	w.t.Helper()
-	if err := w.cmd.Process.Signal(signal); err != nil {
-		w.t.Fatalf("the worker has ended already: %v\n%s", err, w.stderr())
+// SIGTERM makes a worker commit what it has read and end well; the next one goes on from there.
+func TestTerminatedWorker(t *testing.T) {
+	kafka, store := service(t, "LOAM_TEST_KAFKA"), service(t, "LOAM_TEST_REDIS")
+	topics := fmt.Sprintf("s%d", time.Now().UnixNano())
+	dir := streamProject(t, "term_"+topics, topics, kafka, store)
+	made := runJSON[struct{ Events int64 }](t, dir, "simulate", "--topics", "--contacts", "500", "--days", "60", "--events", "20000")
+	worker := command(t, dir, "run", "--commit-every", "1h", "--commit-rows", "100000")
+	var errs bytes.Buffer
+	reading := make(chan struct{})
+	worker.Stderr = &watcher{Buffer: &errs, want: "is served", seen: reading}
+	if err := worker.Start(); err != nil {
+		t.Fatal(err)
 	}
 	select {
-	case <-w.ended:
-	case <-time.After(awaitMax):
-		w.t.Fatalf("the worker goes on for %s after %s:\n%s", awaitMax, signal, w.stderr())
+	case <-reading:
+	case <-time.After(time.Minute):
+		// A build waits for the lake to hold what the worker has read, which it does only at its end here.
+	case <-t.Context().Done():
 	}
-	return w.cmd.ProcessState.ExitCode()
-}
-
-// stop ends a worker as a service manager does, which must end well.
-func (w *worker) stop() {
-	w.t.Helper()
-	if code := w.signal(syscall.SIGTERM); code != 0 {
-		w.t.Errorf("after SIGTERM the worker ends with %d:\n%s", code, w.stderr())
-	}
-}
-
-// differences counts the rows of a table of two projects that one of them has and the other hasn't.
-func differences(t *testing.T, a, b *stream, name string, history bool) int64 {
-	t.Helper()
-	db, err := sql.Open(t.Context(), sql.Options{Files: true, TempDir: t.TempDir()})
-	if err != nil {
+	if err := worker.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
-	var columns []string
-	for i, s := range []*stream{a, b} {
-		def := s.lake.project.Stream(name)
-		all, view := def.LogColumns(), fmt.Sprintf("side%d", i)
-		reading, err := s.lake.Read(t.Context(), def)
-		if err == nil && history {
-			all = def.HistoryColumns()
-			err = reading.HistoryView(t.Context(), db, view, nil)
-		} else if err == nil {
-			err = reading.LogView(t.Context(), db, view, nil, false)
-		}
-		if err != nil {
+	if err := worker.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, errs.String())
+	}
+	run(t, dir, "run", "--until-end")
+	if n := committed(t, dir); n != made.Events {
+		t.Errorf("%d events taken, %d were made", n, made.Events)
+	}
+	verifyClean(t, dir)
+}
+
+// watcher keeps what is written and tells when a text has come.
+type watcher struct {
+	*bytes.Buffer
+	want string
+	seen chan struct{}
+	told bool
+}
+
+func (w *watcher) Write(p []byte) (int, error) {
+	n, err := w.Buffer.Write(p)
+	if !w.told && strings.Contains(w.Buffer.String(), w.want) {
+		w.told = true
+		close(w.seen)
+	}
+	return n, err
+}
+
+// A broker or a Redis that isn't there is one clear error, and nothing is taken.
+func TestServicesThatAreAway(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "events.jsonl")
+	write(t, file, change(10, "lead")+"\n")
+	for _, c := range []struct {
+		yaml, want string
+		args       []string
+	}{
+		{`broker: {seeds: ["127.0.0.1:1"]}`, `^loam: no broker answers at \[127\.0\.0\.1:1\]`, []string{"run", "--until-end"}},
+		{`online: {redis: "127.0.0.1:1"}`, `^loam: open Redis at 127\.0\.0\.1:1: .*mend online\.redis`, []string{"run", "--until-end"}},
+		{`online: {redis: "127.0.0.1:1"}`, `open Redis at 127\.0\.0\.1:1: .*--no-online`, []string{"backfill", file}},
+		{`online: {redis: "127.0.0.1:1"}`, `^loam: open Redis at 127\.0\.0\.1:1`, []string{"get", "--features", "profile:*", "--entity", "contact_id=c"}},
+	} {
+		dir := newProject(t, c.yaml)
+		if err := os.MkdirAll(filepath.Join(dir, ".loam/topics/contact.v1"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		columns = nil
-		for _, c := range all {
-			if !slices.Contains([]string{feature.ColRecordedAt, feature.ColIngestedAt, feature.ColJobID}, c.Name) {
-				columns = append(columns, c.Name)
-			}
+		_, errs, code := runErr(t, dir, c.args...)
+		last := strings.TrimSpace(errs[strings.LastIndexByte(strings.TrimSpace(errs), '\n')+1:])
+		if code != 1 || !regexp.MustCompile(c.want).MatchString(last) {
+			t.Errorf("loam %s: code %d, %q, want %q", strings.Join(c.args, " "), code, errs, c.want)
 		}
-	}
-	var rows, different int64
-	err = db.QueryRow(t.Context(), "SELECT count(*) FROM side0", nil, &rows)
-	if err == nil && rows == 0 {
-		t.Errorf("%s is empty", name)
-	}
-	for _, sides := range [][2]string{{"side0", "side1"}, {"side1", "side0"}} {
-		var n int64
-		if err == nil {
-			err = db.QueryRow(t.Context(), sql.Render("SELECT count(*) FROM (SELECT {columns} FROM {a} EXCEPT ALL SELECT {columns} FROM {b})",
-				sql.Args{"columns": sql.Idents("", columns), "a": sql.Ident(sides[0]), "b": sql.Ident(sides[1])}), nil, &n)
+		if n := committed(t, dir); n != 0 {
+			t.Errorf("loam %s: %d events were taken", strings.Join(c.args, " "), n)
 		}
-		different += n
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return different
-}
-
-// A worker that is killed three times leaves, in the end, the same log, history and online values as one that ran through.
-func TestKilledWorker(t *testing.T) {
-	kafkaAt, redisAt := services(t)
-	events := 100_000
-	if *long {
-		events = 1_000_000
-	}
-	killed := newStream(t, kafkaAt, redisAt, "")
-	killed.simulate(1, events)
-	produced := killed.produced()
-	settings := []string{"--until-end", "--commit-rows", strconv.Itoa(events / 30), "--commit-every", "500ms"}
-	for _, share := range []float64{0.15, 0.4, 0.75} {
-		w := killed.start(settings...)
-		w.await("it had committed enough", func() bool { return float64(killed.committed()) >= share*float64(produced) })
-		if code := w.signal(syscall.SIGKILL); code != -1 {
-			t.Fatalf("it ended with %d before it was killed:\n%s", code, w.stderr())
-		}
-		t.Logf("killed after %d of %d records", killed.committed(), produced)
-	}
-	run(t, killed.dir, append([]string{"run"}, settings...)...)
-
-	through := newStream(t, kafkaAt, redisAt, killed.topic)
-	begun := time.Now()
-	run(t, through.dir, "run", "--until-end")
-	took := time.Since(begun)
-	t.Logf("uninterrupted: %d records in %s, %.0f a second", produced, took.Round(time.Millisecond), float64(produced)/took.Seconds())
-
-	for _, name := range streamNames {
-		if n := differences(t, killed, through, name, false); n != 0 {
-			t.Errorf("the logs of %s differ in %d rows", name, n)
-		}
-		if killed.lake.project.Stream(name).Kind != feature.StateStream {
-			continue
-		}
-		if n := differences(t, killed, through, name, true); n != 0 {
-			t.Errorf("the histories of %s differ in %d rows", name, n)
-		}
-	}
-	if got, want := killed.status(), through.status(); !maps.Equal(got, want) {
-		t.Errorf("counts are %v, want %v", got, want)
-	}
-	for _, view := range streamViews {
-		sameServed(t, view+" of the killed worker", killed.served(view), through.served(view))
-	}
-	for _, s := range []*stream{killed, through} {
-		s.whole()
 	}
 }
 
-// redisOf starts a Redis of the test's own, and gives its address, and functions that kill it and start it again, empty.
-func redisOf(t *testing.T) (address string, kill, start func()) {
-	t.Helper()
-	script, err := filepath.Abs(filepath.Join(root, "scripts", "services", "redis.sh"))
+// A Redis that restarts empty under a worker is filled again.
+func TestRedisRestartsEmpty(t *testing.T) {
+	kafka := service(t, "LOAM_TEST_KAFKA")
+	service(t, "LOAM_TEST_REDIS")
+	const port = "36379"
+	address := "127.0.0.1:" + port
+	script, err := filepath.Abs(filepath.Join(root, "scripts/services/redis.sh"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, data := freePort(t), t.TempDir()
-	control := func(command string) {
+	data := t.TempDir()
+	redisScript := func(verb string) {
 		t.Helper()
-		c := exec.Command(script, command)
+		c := exec.CommandContext(context.WithoutCancel(t.Context()), "bash", script, verb)
 		c.Env = append(os.Environ(), "REDIS_PORT="+port, "REDIS_DATA="+data)
 		if out, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("redis.sh %s: %v\n%s", command, err, out)
+			t.Fatalf("redis.sh %s: %v\n%s", verb, err, out)
 		}
 	}
-	start = func() {
-		t.Helper()
-		control("start")
-		control("wait")
-	}
-	kill = func() {
-		t.Helper()
-		text, err := os.ReadFile(filepath.Join(data, "pid"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		first, _, _ := strings.Cut(string(text), "\n")
-		pid, err := strconv.Atoi(first)
-		if err == nil {
-			err = syscall.Kill(pid, syscall.SIGKILL)
-		}
-		if err != nil {
-			t.Fatalf("kill Redis: %v", err)
-		}
-		control("stop")
-	}
-	t.Cleanup(func() { control("stop") })
-	start()
-	return "127.0.0.1:" + port, kill, start
-}
-
-// A Redis that dies in the middle of a run, and comes back empty, holds the lake up never, and is filled again.
-func TestRedisRestarts(t *testing.T) {
-	kafkaAt, _ := services(t)
-	address, kill, start := redisOf(t)
-	s := newStream(t, kafkaAt, address, "")
-	s.simulate(1, 20_000)
-	w := s.start("--commit-every", "200ms")
-	w.awaitSaid("feature view profile is served")
-	w.awaitSaid("feature view deal is served")
-	kill()
-	s.simulate(2, 20_000)
-	w.awaitSaid("the online store is away")
-	w.await("the lake had gone on", func() bool { return s.committed() == s.produced() })
-	start()
-	w.awaitSaid("the online store is back")
-	s.simulate(3, 20_000)
-	w.await("the views were served again", func() bool { return strings.Count(w.stderr(), "is served") >= 4 })
-	w.await("all was committed", func() bool { return s.committed() == s.produced() })
-	w.stop()
-	s.whole()
-}
-
-// Views that are built while a worker writes them lack nothing.
-func TestMaterializeBesideWorker(t *testing.T) {
-	kafkaAt, redisAt := services(t)
-	s := newStream(t, kafkaAt, redisAt, "")
-	s.simulate(1, 10_000)
-	w := s.start("--commit-every", "300ms")
-	w.awaitSaid("feature view profile is served")
-	for seed := 2; seed < 5; seed++ {
-		var building sync.WaitGroup
-		building.Go(func() {
-			if out, errs, code := runErr(t, s.dir, "materialize"); code != 0 {
-				t.Errorf("materialize: %d\n%s%s", code, out, errs)
-			}
-		})
-		s.simulate(seed, 20_000)
-		building.Wait()
-	}
-	w.await("all was committed", func() bool { return s.committed() == s.produced() })
-	w.stop()
-	s.whole()
-}
-
-// A worker that is asked to end commits what it has read, ends well, and the next one goes on there.
-func TestWorkerStops(t *testing.T) {
-	kafkaAt, redisAt := services(t)
-	s := newStream(t, kafkaAt, redisAt, "")
-	s.simulate(1, 5000)
-	first := runJSON[taken](t, s.dir, "run", "--until-end")
-	if produced := s.produced(); first.Total.Read != produced || s.committed() != produced {
-		t.Errorf("taken %d and committed %d of %d records", first.Total.Read, s.committed(), produced)
-	}
-	before := s.produced()
-	s.simulate(2, 20_000)
-	w := s.start("--commit-every", "1h", "--commit-rows", "1000000") // nothing is committed by itself
-	w.await("it had read everything", func() bool { return s.marked("profile")+s.marked("deal") == s.produced()-s.endOf("engagement") })
-	if n := s.committed(); n != before {
-		t.Errorf("%d records are committed before it is stopped, want %d", n, before)
-	}
-	w.stop()
-	if committed, produced := s.committed(), s.produced(); committed != produced {
-		t.Errorf("stopped, it has committed %d of %d records", committed, produced)
-	}
-	s.simulate(3, 5000)
-	fresh := s.produced() - s.committed()
-	last := runJSON[taken](t, s.dir, "run", "--until-end")
-	if last.Total.Read != fresh {
-		t.Errorf("the next worker reads %d records, %d are new", last.Total.Read, fresh)
-	}
-	s.whole()
-}
-
-// marked sums the offsets up to which a view is written.
-func (s *stream) marked(view string) int64 {
-	s.t.Helper()
-	fields, err := s.redis.HGetAll(s.t.Context(), s.name+":"+view+":generations").Result()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	var sum int64
-	for field, text := range fields {
-		if strings.HasPrefix(field, fields["current"]+":") && strings.Contains(field, s.topic) {
-			offset, err := strconv.ParseInt(text, 10, 64)
-			if err != nil {
-				s.t.Fatal(err)
-			}
-			sum += offset
-		}
-	}
-	return sum
-}
-
-// endOf is how many records a stream's topic has.
-func (s *stream) endOf(name string) int64 {
-	s.t.Helper()
-	ends, err := s.kafka.ListEndOffsets(s.t.Context(), s.topicOf(name))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	var sum int64
-	ends.Each(func(o kadm.ListedOffset) { sum += o.Offset })
-	return sum
-}
-
-// A service that isn't there is one clear error, and nothing is lost by it.
-func TestServiceAbsent(t *testing.T) {
-	kafkaAt, redisAt := services(t)
-	s := newStream(t, kafkaAt, redisAt, "")
-	s.simulate(1, 2000)
-	run(t, s.dir, "run", "--until-end")
-	s.simulate(2, 2000)
-	for _, c := range []struct{ service, at, says string }{{"broker", kafkaAt, "no broker answers"}, {"Redis", redisAt, "does not answer"}} {
-		nobody := "127.0.0.1:" + freePort(t)
-		s.edit(func(text string) string { return strings.Replace(text, c.at, nobody, 1) })
-		before := s.committed()
-		out, errs, code := runErr(t, s.dir, "run", "--until-end")
-		if code != 1 || out != "" || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, c.says) || !strings.Contains(errs, nobody) {
-			t.Errorf("without %s it ends with %d, says\n%s%s", c.service, code, out, errs)
-		}
-		if n := s.committed(); n != before {
-			t.Errorf("without %s %d records are committed, %d before", c.service, n, before)
-		}
-		s.edit(func(text string) string { return strings.Replace(text, nobody, c.at, 1) })
-	}
-	run(t, s.dir, "run", "--until-end")
-	s.whole()
-}
-
-// Of two workers on the same topics one is told so and ends; between them they lose and repeat nothing.
-func TestTwoWorkers(t *testing.T) {
-	kafkaAt, redisAt := services(t)
-	s := newStream(t, kafkaAt, redisAt, "")
-	s.simulate(1, 5000)
-	first, second := s.start("--commit-every", "200ms"), s.start("--commit-every", "200ms")
-	seed := 1
-	for fenced := false; !fenced; {
-		select {
-		case <-first.ended:
-			fenced = true
-		case <-second.ended:
-			fenced = true
-		default:
-			if seed++; seed > 20 {
-				t.Fatalf("two workers run beside each other:\n%s\n%s", first.stderr(), second.stderr())
-			}
-			s.simulate(seed, 2000)
-		}
-	}
-	ended := 0
-	for _, w := range []*worker{first, second} {
-		select {
-		case <-w.ended:
-			ended++
-			if code := w.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(w.stderr(), "another loam run") {
-				t.Errorf("a worker that is not alone ends with %d:\n%s", code, w.stderr())
-			}
-		default:
-			w.stop()
-		}
-	}
-	t.Logf("%d of two workers were fenced off", ended)
-	run(t, s.dir, "run", "--until-end")
-	s.whole()
-}
-
-// How long an event takes from the producer to a value that can be read.
-func TestFreshness(t *testing.T) {
-	kafkaAt, redisAt := services(t)
-	s := newStream(t, kafkaAt, redisAt, "")
-	s.simulate(1, 10_000)
-	w := s.start()
-	w.awaitSaid("feature view profile is served")
-	w.await("all was committed", func() bool { return s.committed() == s.produced() })
-	ctx := t.Context()
-	current, err := s.redis.HGet(ctx, s.name+":profile:generations", "current").Result()
-	if err != nil {
+	redisScript("start")
+	redisScript("wait")
+	t.Cleanup(func() { redisScript("stop") })
+	topics := fmt.Sprintf("r%d", time.Now().UnixNano())
+	name := "empty_" + topics
+	dir := streamProject(t, name, topics, kafka, address)
+	run(t, dir, "simulate", "--topics", "--contacts", "2000", "--days", "60", "--events", "50000")
+	worker := command(t, dir, "run", "--commit-every", "200ms")
+	var errs bytes.Buffer
+	served, again := make(chan struct{}), make(chan struct{})
+	worker.Stderr = &watcher{Buffer: &errs, want: "feature view profile is served", seen: served}
+	if err := worker.Start(); err != nil {
 		t.Fatal(err)
 	}
-	producer, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt), kgo.ProducerLinger(0), kgo.DefaultProduceTopic(s.topicOf("contact")))
-	if err != nil {
-		t.Fatal(err)
+	wait := func(what string, c chan struct{}) {
+		t.Helper()
+		select {
+		case <-c:
+		case <-time.After(2 * time.Minute):
+			_ = worker.Process.Kill()
+			t.Fatalf("%s: the worker said only\n%s", what, errs.String())
+		}
 	}
-	defer producer.Close()
-	const events, rate = 10_000, 1000
-	type sent struct {
-		key string
-		at  time.Time
-	}
-	arrivals := make(chan sent, events)
+	wait("built", served)
+	redisScript("stop")
+	redisScript("start")
+	redisScript("wait")
 	go func() {
-		defer close(arrivals)
-		ticker := time.NewTicker(10 * time.Millisecond)
-		defer ticker.Stop()
-		for i := range events {
-			if i%(rate/100) == 0 {
-				<-ticker.C
+		defer close(again)
+		c := redis.NewClient(&redis.Options{Addr: address, DisableIdentity: true})
+		defer c.Close()
+		for ticker := time.NewTicker(50 * time.Millisecond); ; <-ticker.C {
+			if c.HExists(context.Background(), name+":profile:generations", "current").Val() || t.Context().Err() != nil {
+				return
 			}
-			id, now := fmt.Sprintf("fresh-%d", i), time.Now()
-			text := fmt.Sprintf(`{"envelope":{"event_id":"00000000-0000-4000-9000-%012d","event_type":"Contact.updated","source":"test","occurred_at":%q,"delivery_attempt":1,"schema_version":"1.0"},"payload":{"contact_id":%q,"mkt_status":"lead","updated_at":%[2]q}}`,
-				i, now.UTC().Format(time.RFC3339Nano), id)
-			producer.Produce(ctx, &kgo.Record{Key: []byte(id), Value: []byte(text)}, func(_ *kgo.Record, err error) {
-				if err != nil {
-					t.Error(err)
-				}
-			})
-			arrivals <- sent{fmt.Sprintf("%s:profile:%s:{contact|%s}", s.name, current, id), now}
 		}
 	}()
-	var outstanding []sent
-	var took []time.Duration
-	for open, deadline := true, time.Now().Add(awaitMax); open || len(outstanding) > 0; {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d events never arrived:\n%s", len(outstanding), w.stderr())
-		}
-		for more := true; more && open; {
-			select {
-			case one, ok := <-arrivals:
-				if open = ok; ok {
-					outstanding = append(outstanding, one)
-				}
-			default:
-				more = false
-			}
-		}
-		commands, err := s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for _, one := range outstanding {
-				p.Exists(ctx, one.key)
-			}
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		now := time.Now()
-		var waiting []sent
-		for i, one := range outstanding {
-			if commands[i].(*redis.IntCmd).Val() == 0 {
-				waiting = append(waiting, one)
-			} else {
-				took = append(took, now.Sub(one.at))
-			}
-		}
-		if outstanding = waiting; len(waiting) == 0 {
-			time.Sleep(time.Millisecond) // nothing is looked for
-		}
-	}
-	w.stop()
-	slices.Sort(took)
-	at := func(share float64) time.Duration {
-		return took[int(share*float64(len(took)-1))].Round(time.Millisecond)
-	}
-	t.Logf("%d events at %d a second, from produced to readable: p50 %s, p95 %s, p99 %s, most %s", len(took), rate, at(0.5), at(0.95), at(0.99), at(1))
-	if at(0.95) > 3*time.Second {
-		t.Errorf("p95 is %s, want 3s at most", at(0.95))
-	}
-	s.whole()
-}
-
-// freePort is a port that nobody listens on.
-func freePort(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	wait("built again", again)
+	if err := worker.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	if err := worker.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, errs.String())
 	}
-	return port
+	run(t, dir, "run", "--until-end")
+	got := onlineValues(t, address, name, "profile")
+	run(t, dir, "materialize", "--view", "profile")
+	sameRows(t, "profile after a restart of Redis", got, onlineValues(t, address, name, "profile"))
+	if len(got) == 0 {
+		t.Error("Redis has nothing of the view")
+	}
 }
