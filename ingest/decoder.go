@@ -25,6 +25,8 @@ type decoder struct {
 	plan   *plan
 	rows   *builder
 	dedup  *Dedup
+	// topicID gives the broker's id of a topic; nil stands for none.
+	topicID func(topic string) string
 	// clusterColumn is the column whose text a keyed record's Kafka key must be.
 	clusterColumn int
 
@@ -44,9 +46,9 @@ type askedRow struct {
 	row int
 }
 
-func newDecoder(s *feature.Stream, dedup *Dedup, jobID string) *decoder {
+func newDecoder(s *feature.Stream, o RouterOptions) *decoder {
 	d := &decoder{
-		stream: s, plan: newPlan(s), rows: newBuilder(s, jobID), dedup: dedup,
+		stream: s, plan: newPlan(s), rows: newBuilder(s, o.JobID), dedup: o.Dedups[s.Name], topicID: o.TopicID,
 		from: map[feature.Partition]int64{}, spans: map[feature.Partition]*feature.Span{}, newest: map[feature.Partition]int64{},
 	}
 	for i, c := range s.Columns {
@@ -68,6 +70,9 @@ func (d *decoder) span(p feature.Partition) *feature.Span {
 	s := d.spans[p]
 	if s == nil {
 		s = &feature.Span{Partition: p, From: d.from[p], To: d.from[p]}
+		if d.topicID != nil {
+			s.TopicID = d.topicID(p.Topic)
+		}
 		d.spans[p] = s
 	}
 	return s

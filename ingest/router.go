@@ -53,7 +53,7 @@ func NewRouter(o RouterOptions) *Router {
 		lost: map[feature.Partition]*feature.Span{},
 	}
 	for _, s := range o.Streams {
-		r.decoders[s.Name] = newDecoder(s, o.Dedups[s.Name], o.JobID)
+		r.decoders[s.Name] = newDecoder(s, o)
 	}
 	r.json, r.inner = jsontext.NewDecoder(&r.buffer), jsontext.NewDecoder(&r.innerBuf)
 	return r
@@ -85,9 +85,6 @@ func (r *Router) Add(rec *Record, now int64) {
 	}
 	s := d.span(p)
 	s.To, s.RecordedAt = rec.Offset+1, max(s.RecordedAt, recordedAt)
-	if r.o.TopicID != nil {
-		s.TopicID = r.o.TopicID(rec.Topic)
-	}
 	s.Counts.Read++
 	if refused == nil && r.o.Refused[rec.Position] {
 		refused = &refusal{feature.FutureEventTime, "refused before, when it was in the future"}

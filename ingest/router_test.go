@@ -357,6 +357,23 @@ func TestDuplicatesOfWhatIsOnItsWay(t *testing.T) {
 	}
 }
 
+// A span that only moves a watermark names the broker's topic as any other does.
+func TestIdleSpansNameTheirTopic(t *testing.T) {
+	s := contactStream(t)
+	r := NewRouter(RouterOptions{
+		Streams: []*feature.Stream{s}, Only: s, Dedups: newDedups(t, []*feature.Stream{s}),
+		Starts: func(string, feature.Partition) int64 { return 0 }, TopicID: func(string) string { return "id" },
+	})
+	rec := record("contact.v1", 0, `{}`)
+	r.Add(&rec, testNow)
+	for range 2 {
+		batches, err := r.Flush(context.Background(), []End{{Partition: feature.Partition{Topic: "contact.v1"}, At: testNow, Idle: true}})
+		if err != nil || len(batches) != 1 || batches[0].Spans[0].TopicID != "id" {
+			t.Fatalf("%+v, %v", batches, err)
+		}
+	}
+}
+
 // recorded_at never decreases, whatever the clock does.
 func TestRecordedAtNeverDecreases(t *testing.T) {
 	s := wide()
