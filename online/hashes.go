@@ -1,0 +1,68 @@
+package online
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Names of the fields of an entity's hash that are no features. They are frozen.
+const (
+	FieldOrder     = fieldOrder
+	FieldEventTime = fieldEventTime
+	FieldDeleted   = fieldDeleted
+)
+
+// Hash is what Redis holds of one entity in a generation.
+type Hash struct {
+	Key    string // the whole key
+	Fields map[string]string
+}
+
+// EachHash hands over every hash of a generation as it is, for those who check what was written. It is no snapshot: a
+// hash that is written meanwhile is given as it is before or after, one that expires may be left out, and one may come
+// more than once. Every hash that is there from the beginning to the end comes.
+func (s *Store) EachHash(ctx context.Context, view string, generation int64, yield func(Hash) error) error {
+	match := globEscape(keyPrefix(s.project, view, generation)) + "{*"
+	iterator := s.redis.Scan(ctx, 0, match, pipelineCalls).Iterator()
+	keys := make([]string, 0, pipelineCalls)
+	for iterator.Next(ctx) {
+		if keys = append(keys, iterator.Val()); len(keys) == cap(keys) {
+			if err := s.Hashes(ctx, keys, yield); err != nil {
+				return err
+			}
+			keys = keys[:0]
+		}
+	}
+	if err := iterator.Err(); err != nil {
+		return fmt.Errorf("list the hashes of generation %d of %s: %w", generation, view, err)
+	}
+	return s.Hashes(ctx, keys, yield)
+}
+
+// Hashes hands over the hashes with these keys, without those that are not there.
+func (s *Store) Hashes(ctx context.Context, keys []string, yield func(Hash) error) error {
+	for len(keys) > 0 {
+		part := keys[:min(len(keys), pipelineCalls)]
+		keys = keys[len(part):]
+		commands := make([]*redis.MapStringStringCmd, len(part))
+		_, err := s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i, k := range part {
+				commands[i] = p.HGetAll(ctx, k)
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("read %d hashes: %w", len(part), err)
+		}
+		for i, k := range part {
+			if fields := commands[i].Val(); len(fields) > 0 {
+				if err := yield(Hash{k, fields}); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
