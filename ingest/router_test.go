@@ -332,7 +332,9 @@ func TestDuplicatesOlderThanTheWindow(t *testing.T) {
 // An event that is on its way to the log is known, however old it is: the log can't tell of it yet.
 func TestDuplicatesOfWhatIsOnItsWay(t *testing.T) {
 	s := wide()
-	d := NewDedup(100, func(context.Context, []feature.Identity) (map[feature.Identity]feature.Position, error) { return nil, nil })
+	d := NewDedup(100, func(context.Context, []feature.Identity) (map[feature.Identity]feature.Position, error) {
+		return nil, nil
+	})
 	r := NewRouter(RouterOptions{Streams: []*feature.Stream{s}, Only: s, Dedups: map[string]*Dedup{"wide": d}, Starts: func(string, feature.Partition) int64 { return 0 }})
 	offset := int64(0)
 	add := func(key, at string) {

@@ -82,7 +82,9 @@ func (a *app) run(ctx context.Context, o workerOptions, names []string) error {
 		defer w.online.live.Close()
 	}
 	sources, err := w.openSources(ctx)
-	if err != nil {
+	if err != nil && ctx.Err() != nil && !o.untilEnd {
+		return nil // asked to end before it had read anything
+	} else if err != nil {
 		return err
 	}
 	defer func() {

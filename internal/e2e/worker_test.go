@@ -1,0 +1,617 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/loamdata/loam/feature"
+)
+
+// awaitMax bounds how long a test waits for a worker to come somewhere.
+const awaitMax = 3 * time.Minute
+
+// A stream is a project on a real broker, whose streams have topics of their own, and on a real Redis.
+type stream struct {
+	t     *testing.T
+	dir   string
+	name  string // of the project, and the end of its topics' names
+	kafka *kadm.Client
+	redis *redis.Client
+	lake  *reader
+}
+
+var streamNames = []string{"contact", "engagement", "opportunity"}
+
+// deals are a feature view without a time to live, besides those of `loam init`.
+const deals = `entities: [{name: opportunity, join_keys: [opportunity_id]}]
+views:
+  - {name: deal, entity: opportunity, stream: opportunity, features: [amount, stage, {name: likely, type: bool, sql: "probability > 0.5"}]}
+`
+
+var streamViews = []string{"deal", "profile"}
+
+// newStream makes a project on the broker and the Redis.
+func newStream(t *testing.T, kafkaAt, redisAt string) *stream {
+	t.Helper()
+	s := &stream{t: t, name: fmt.Sprintf("e2e_%d", time.Now().UnixNano())}
+	s.dir = newProject(t, fmt.Sprintf("broker: {seeds: [%q]}\nonline: {redis: %q}", kafkaAt, redisAt))
+	s.edit(func(text string) string {
+		return regexp.MustCompile(`(?m)^project: \S+`).ReplaceAllString(text, "project: "+s.name)
+	})
+	for _, name := range streamNames {
+		write(t, filepath.Join(s.dir, "streams", name+".yaml"), fmt.Sprintf("stream: %s\nextend: true\ntopic: %s\n", name, s.topicOf(name)))
+	}
+	write(t, filepath.Join(s.dir, "features", "deal.yaml"), deals)
+	client, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.kafka = kadm.NewClient(client)
+	s.redis = redis.NewClient(&redis.Options{Addr: redisAt, DisableIdentity: true})
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		_, _ = s.kafka.DeleteTopics(ctx, s.topics()...) // it may have made none
+		for _, key := range s.keys(ctx, s.name+":*") {
+			s.redis.Unlink(ctx, key)
+		}
+		client.Close()
+		s.redis.Close()
+	})
+	run(t, s.dir, "apply")
+	s.lake = openLake(t, s.dir)
+	return s
+}
+
+func (s *stream) edit(change func(string) string) {
+	s.t.Helper()
+	path := filepath.Join(s.dir, feature.ProjectFile)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	write(s.t, path, change(string(text)))
+}
+
+func (s *stream) topicOf(name string) string { return name + "." + s.name }
+
+func (s *stream) topics() (topics []string) {
+	for _, name := range streamNames {
+		topics = append(topics, s.topicOf(name))
+	}
+	return topics
+}
+
+// simulate produces about so many events, other ones for each seed, a month old at most.
+func (s *stream) simulate(seed, events int) {
+	s.t.Helper()
+	run(s.t, s.dir, "simulate", "--topics", "--partitions", "3", "--days", "30", "--seed", strconv.Itoa(seed), "--events", strconv.Itoa(events),
+		"--contacts", strconv.Itoa(events/20), "--duplicates", "0.02", "--late", "0.02")
+}
+
+// produced is how many records the topics have.
+func (s *stream) produced() int64 {
+	s.t.Helper()
+	ends, err := s.kafka.ListEndOffsets(s.t.Context(), s.topics()...)
+	if err != nil || ends.Error() != nil {
+		s.t.Fatal(err, ends.Error())
+	}
+	var sum int64
+	ends.Each(func(o kadm.ListedOffset) { sum += o.Offset })
+	return sum
+}
+
+// committed is how many records the logs have taken.
+func (s *stream) committed() int64 {
+	s.t.Helper()
+	var sum int64
+	for _, name := range streamNames {
+		reading, err := s.lake.Read(s.t.Context(), s.lake.project.Stream(name))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		offsets, err := reading.Offsets()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, at := range offsets.Partitions {
+			sum += at.Next
+		}
+	}
+	return sum
+}
+
+// keys are Redis's keys of a pattern.
+func (s *stream) keys(ctx context.Context, pattern string) (keys []string) {
+	for i := s.redis.Scan(ctx, 0, pattern, 10_000).Iterator(); i.Next(ctx); {
+		keys = append(keys, i.Val())
+	}
+	return keys
+}
+
+// served are the hashes of the generation of a view that is read, by entity, expiry aside; nil where there is none.
+func (s *stream) served(view string) map[string]string {
+	s.t.Helper()
+	ctx := s.t.Context()
+	current, err := s.redis.HGet(ctx, s.name+":"+view+":generations", "current").Result()
+	if err != nil {
+		return nil
+	}
+	prefix := s.name + ":" + view + ":" + current + ":"
+	keys := s.keys(ctx, prefix+"*")
+	hashes := map[string]string{}
+	for part := range slices.Chunk(keys, 1000) {
+		commands, err := s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for _, k := range part {
+				p.HGetAll(ctx, k)
+			}
+			return nil
+		})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for i, c := range commands {
+			hashes[strings.TrimPrefix(part[i], prefix)] = fmt.Sprint(c.(*redis.MapStringStringCmd).Val())
+		}
+	}
+	return hashes
+}
+
+// sameServed fails the test where what is served of a view differs.
+func sameServed(t *testing.T, what string, got, want map[string]string) {
+	t.Helper()
+	if len(want) == 0 {
+		t.Errorf("%s: nothing is served", what)
+	}
+	different := 0
+	for _, entity := range slices.Sorted(maps.Keys(want)) {
+		if got[entity] != want[entity] {
+			if different++; different == 1 {
+				t.Errorf("%s: of %s is served\n%s\nwant\n%s", what, entity, got[entity], want[entity])
+			}
+		}
+	}
+	if different > 0 || len(got) != len(want) {
+		t.Errorf("%s: %d entities are served, want %d; %d differ", what, len(got), len(want), different)
+	}
+}
+
+// whole fails the test unless everything that was produced was taken once, histories are what their logs make them, and
+// Redis serves what a materialize of now gives.
+func (s *stream) whole() {
+	s.t.Helper()
+	if committed, produced := s.committed(), s.produced(); committed != produced {
+		s.t.Errorf("%d of %d records are committed", committed, produced)
+	}
+	var sum counts
+	for _, one := range s.status() {
+		sum.Read += one.Read
+		if one.Read != one.Accepted+one.Refused+one.Duplicate {
+			s.t.Errorf("the counts of a stream don't add up: %+v", one)
+		}
+	}
+	if produced := s.produced(); sum.Read != produced {
+		s.t.Errorf("%d records were read, %d are there", sum.Read, produced)
+	}
+	verifyClean(s.t, s.dir)
+	before := map[string]map[string]string{}
+	for _, view := range streamViews {
+		before[view] = s.served(view)
+	}
+	run(s.t, s.dir, "materialize")
+	for _, view := range streamViews {
+		sameServed(s.t, view+" against a fresh materialize", before[view], s.served(view))
+	}
+}
+
+func (s *stream) status() map[string]counts {
+	s.t.Helper()
+	type status struct {
+		Streams []struct {
+			Stream string
+			Counts counts
+		}
+	}
+	all := map[string]counts{}
+	for _, one := range runJSON[status](s.t, s.dir, "status").Streams {
+		all[one.Stream] = one.Counts
+	}
+	return all
+}
+
+// A worker is a running `loam run`.
+type worker struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	ended chan struct{}
+	mu    sync.Mutex
+	said  bytes.Buffer // stderr
+}
+
+func (w *worker) Write(text []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.said.Write(text)
+}
+
+// stderr is what the worker has said so far.
+func (w *worker) stderr() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.said.String()
+}
+
+// start starts a worker. It is killed with the test.
+func (s *stream) start(args ...string) *worker {
+	s.t.Helper()
+	w := &worker{t: s.t, cmd: command(s.t, s.dir, append([]string{"run"}, args...)...), ended: make(chan struct{})}
+	w.cmd.Stderr = w
+	if err := w.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	go func() {
+		_ = w.cmd.Wait() // its code is looked at
+		close(w.ended)
+	}()
+	s.t.Cleanup(func() {
+		_ = w.cmd.Process.Kill() // unless it ended
+		<-w.ended
+	})
+	return w
+}
+
+// await waits until something is so, while the worker runs.
+func (w *worker) await(what string, so func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(awaitMax); !so(); {
+		select {
+		case <-w.ended:
+			if so() {
+				return
+			}
+			w.t.Fatalf("the worker ended with %d before %s:\n%s", w.cmd.ProcessState.ExitCode(), what, w.stderr())
+		case <-time.After(10 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("in %s not: %s; the worker says\n%s", awaitMax, what, w.stderr())
+		}
+	}
+}
+
+func (w *worker) awaitSaid(text string) {
+	w.t.Helper()
+	w.await(fmt.Sprintf("it said %q", text), func() bool { return strings.Contains(w.stderr(), text) })
+}
+
+// signal sends a signal and gives the code with which the worker then ends, -1 for a killed one.
+func (w *worker) signal(signal os.Signal) int {
+	w.t.Helper()
+	if err := w.cmd.Process.Signal(signal); err != nil {
+		w.t.Fatalf("the worker has ended already: %v\n%s", err, w.stderr())
+	}
+	select {
+	case <-w.ended:
+	case <-time.After(awaitMax):
+		w.t.Fatalf("the worker goes on for %s after %s:\n%s", awaitMax, signal, w.stderr())
+	}
+	return w.cmd.ProcessState.ExitCode()
+}
+
+// stop ends a worker as a service manager does, which must end well.
+func (w *worker) stop() {
+	w.t.Helper()
+	if code := w.signal(syscall.SIGTERM); code != 0 {
+		w.t.Errorf("after SIGTERM the worker ends with %d:\n%s", code, w.stderr())
+	}
+}
+
+// redisOf starts a Redis of the test's own, and gives its address, and functions that kill it and start it again, empty.
+func redisOf(t *testing.T) (address string, kill, start func()) {
+	t.Helper()
+	script, err := filepath.Abs(filepath.Join(root, "scripts", "services", "redis.sh"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, data := freePort(t), t.TempDir()
+	control := func(command string) {
+		t.Helper()
+		c := exec.Command(script, command)
+		c.Env = append(os.Environ(), "REDIS_PORT="+port, "REDIS_DATA="+data)
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("redis.sh %s: %v\n%s", command, err, out)
+		}
+	}
+	start = func() {
+		t.Helper()
+		control("start")
+		control("wait")
+	}
+	kill = func() {
+		t.Helper()
+		text, err := os.ReadFile(filepath.Join(data, "pid"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, _, _ := strings.Cut(string(text), "\n")
+		pid, err := strconv.Atoi(first)
+		if err == nil {
+			err = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		if err != nil {
+			t.Fatalf("kill Redis: %v", err)
+		}
+		control("stop")
+	}
+	t.Cleanup(func() { control("stop") })
+	start()
+	return "127.0.0.1:" + port, kill, start
+}
+
+// A Redis that dies in the middle of a run, and comes back empty, holds the lake up never, and is filled again.
+func TestRedisDies(t *testing.T) {
+	kafkaAt := service(t, "LOAM_TEST_KAFKA")
+	service(t, "LOAM_TEST_REDIS") // told of one, a machine can start another
+	address, kill, start := redisOf(t)
+	s := newStream(t, kafkaAt, address)
+	s.simulate(1, 20_000)
+	w := s.start("--commit-every", "200ms")
+	w.awaitSaid("feature view profile is served")
+	w.awaitSaid("feature view deal is served")
+	kill()
+	s.simulate(2, 20_000)
+	w.awaitSaid("the online store is away")
+	w.await("the lake had gone on", func() bool { return s.committed() == s.produced() })
+	start()
+	w.awaitSaid("the online store is back")
+	s.simulate(3, 20_000)
+	w.await("the views were served again", func() bool { return strings.Count(w.stderr(), "is served") >= 4 })
+	w.await("all was committed", func() bool { return s.committed() == s.produced() })
+	w.stop()
+	s.whole()
+}
+
+// Views that are built while a worker writes them lack nothing.
+func TestMaterializeBesideWorker(t *testing.T) {
+	kafkaAt, redisAt := service(t, "LOAM_TEST_KAFKA"), service(t, "LOAM_TEST_REDIS")
+	s := newStream(t, kafkaAt, redisAt)
+	s.simulate(1, 10_000)
+	w := s.start("--commit-every", "300ms")
+	w.awaitSaid("feature view profile is served")
+	for seed := 2; seed < 5; seed++ {
+		var building sync.WaitGroup
+		building.Go(func() {
+			if out, errs, code := runErr(t, s.dir, "materialize"); code != 0 {
+				t.Errorf("materialize: %d\n%s%s", code, out, errs)
+			}
+		})
+		s.simulate(seed, 20_000)
+		building.Wait()
+	}
+	w.await("all was committed", func() bool { return s.committed() == s.produced() })
+	w.stop()
+	s.whole()
+}
+
+// A worker that is asked to end commits what it has read, ends well, and the next one goes on there.
+func TestWorkerStops(t *testing.T) {
+	kafkaAt, redisAt := service(t, "LOAM_TEST_KAFKA"), service(t, "LOAM_TEST_REDIS")
+	s := newStream(t, kafkaAt, redisAt)
+	s.simulate(1, 5000)
+	first := runJSON[taken](t, s.dir, "run", "--until-end")
+	if produced := s.produced(); first.Total.Read != produced || s.committed() != produced {
+		t.Errorf("taken %d and committed %d of %d records", first.Total.Read, s.committed(), produced)
+	}
+	before := s.produced()
+	s.simulate(2, 20_000)
+	w := s.start("--commit-every", "1h", "--commit-rows", "1000000") // nothing is committed by itself
+	w.await("it had read everything", func() bool { return s.marked("profile")+s.marked("deal") == s.produced()-s.endOf("engagement") })
+	if n := s.committed(); n != before {
+		t.Errorf("%d records are committed before it is stopped, want %d", n, before)
+	}
+	w.stop()
+	if committed, produced := s.committed(), s.produced(); committed != produced {
+		t.Errorf("stopped, it has committed %d of %d records", committed, produced)
+	}
+	s.simulate(3, 5000)
+	fresh := s.produced() - s.committed()
+	last := runJSON[taken](t, s.dir, "run", "--until-end")
+	if last.Total.Read != fresh {
+		t.Errorf("the next worker reads %d records, %d are new", last.Total.Read, fresh)
+	}
+	s.whole()
+}
+
+// marked sums the offsets up to which a view is written.
+func (s *stream) marked(view string) int64 {
+	s.t.Helper()
+	fields, err := s.redis.HGetAll(s.t.Context(), s.name+":"+view+":generations").Result()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var sum int64
+	for field, text := range fields {
+		if strings.HasPrefix(field, fields["current"]+":") && strings.Contains(field, "."+s.name+":") {
+			offset, err := strconv.ParseInt(text, 10, 64)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			sum += offset
+		}
+	}
+	return sum
+}
+
+// endOf is how many records a stream's topic has.
+func (s *stream) endOf(name string) int64 {
+	s.t.Helper()
+	ends, err := s.kafka.ListEndOffsets(s.t.Context(), s.topicOf(name))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var sum int64
+	ends.Each(func(o kadm.ListedOffset) { sum += o.Offset })
+	return sum
+}
+
+// Of two workers on the same topics one is told so and ends; between them they lose and repeat nothing.
+func TestTwoWorkers(t *testing.T) {
+	kafkaAt, redisAt := service(t, "LOAM_TEST_KAFKA"), service(t, "LOAM_TEST_REDIS")
+	s := newStream(t, kafkaAt, redisAt)
+	s.simulate(1, 5000)
+	first, second := s.start("--commit-every", "200ms"), s.start("--commit-every", "200ms")
+	seed := 1
+	for fenced := false; !fenced; {
+		select {
+		case <-first.ended:
+			fenced = true
+		case <-second.ended:
+			fenced = true
+		default:
+			if seed++; seed > 20 {
+				t.Fatalf("two workers run beside each other:\n%s\n%s", first.stderr(), second.stderr())
+			}
+			s.simulate(seed, 2000)
+		}
+	}
+	ended := 0
+	for _, w := range []*worker{first, second} {
+		select {
+		case <-w.ended:
+			ended++
+			if code := w.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(w.stderr(), "another loam run") {
+				t.Errorf("a worker that is not alone ends with %d:\n%s", code, w.stderr())
+			}
+		default:
+			w.stop()
+		}
+	}
+	t.Logf("%d of two workers were fenced off", ended)
+	run(t, s.dir, "run", "--until-end")
+	s.whole()
+}
+
+// How long an event takes from the producer to a value that can be read.
+func TestFreshness(t *testing.T) {
+	kafkaAt, redisAt := service(t, "LOAM_TEST_KAFKA"), service(t, "LOAM_TEST_REDIS")
+	s := newStream(t, kafkaAt, redisAt)
+	s.simulate(1, 10_000)
+	w := s.start()
+	w.awaitSaid("feature view profile is served")
+	w.await("all was committed", func() bool { return s.committed() == s.produced() })
+	ctx := t.Context()
+	current, err := s.redis.HGet(ctx, s.name+":profile:generations", "current").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	producer, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt), kgo.ProducerLinger(0), kgo.DefaultProduceTopic(s.topicOf("contact")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer producer.Close()
+	const events, rate = 10_000, 1000
+	type sent struct {
+		key string
+		at  time.Time
+	}
+	arrivals := make(chan sent, events)
+	go func() {
+		defer close(arrivals)
+		ticker := time.NewTicker(10 * time.Millisecond)
+		defer ticker.Stop()
+		for i := range events {
+			if i%(rate/100) == 0 {
+				<-ticker.C
+			}
+			id, now := fmt.Sprintf("fresh-%d", i), time.Now()
+			text := fmt.Sprintf(`{"envelope":{"event_id":"00000000-0000-4000-9000-%012d","event_type":"Contact.updated","source":"test","occurred_at":%q,"delivery_attempt":1,"schema_version":"1.0"},"payload":{"contact_id":%q,"mkt_status":"lead","updated_at":%[2]q}}`,
+				i, now.UTC().Format(time.RFC3339Nano), id)
+			producer.Produce(ctx, &kgo.Record{Key: []byte(id), Value: []byte(text)}, func(_ *kgo.Record, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			arrivals <- sent{fmt.Sprintf("%s:profile:%s:{contact|%s}", s.name, current, id), now}
+		}
+	}()
+	var outstanding []sent
+	var took []time.Duration
+	for open, deadline := true, time.Now().Add(awaitMax); open || len(outstanding) > 0; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d events never arrived:\n%s", len(outstanding), w.stderr())
+		}
+		for more := true; more && open; {
+			select {
+			case one, ok := <-arrivals:
+				if open = ok; ok {
+					outstanding = append(outstanding, one)
+				}
+			default:
+				more = false
+			}
+		}
+		commands, err := s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for _, one := range outstanding {
+				p.Exists(ctx, one.key)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := time.Now()
+		var waiting []sent
+		for i, one := range outstanding {
+			if commands[i].(*redis.IntCmd).Val() == 0 {
+				waiting = append(waiting, one)
+			} else {
+				took = append(took, now.Sub(one.at))
+			}
+		}
+		if outstanding = waiting; len(waiting) == 0 {
+			time.Sleep(time.Millisecond) // nothing is looked for
+		}
+	}
+	w.stop()
+	slices.Sort(took)
+	at := func(share float64) time.Duration {
+		return took[int(share*float64(len(took)-1))].Round(time.Millisecond)
+	}
+	t.Logf("%d events at %d a second, from produced to readable: p50 %s, p95 %s, p99 %s, most %s", len(took), rate, at(0.5), at(0.95), at(0.99), at(1))
+	if at(0.95) > 3*time.Second {
+		t.Errorf("p95 is %s, want 3s at most", at(0.95))
+	}
+	s.whole()
+}
+
+// freePort is a port that nobody listens on.
+func freePort(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
