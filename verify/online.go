@@ -1,0 +1,331 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
+	"github.com/loamdata/loam/online"
+	"github.com/loamdata/loam/sql"
+)
+
+// Bounds of what is tried again.
+const (
+	comparisonsMax = 1 + 3 // of an entity: at first, and after three commits
+	switchesMax    = 3     // of generations that may come in the way of one comparison
+)
+
+// errSwitched: another generation became the one that is read while the hashes of the first were read.
+var errSwitched = errors.New("the generation was replaced while it was read")
+
+// onlineCheck is one run of [Online].
+type onlineCheck struct {
+	project *feature.Project
+	view    *feature.View
+	entity  *feature.Entity
+	def     *feature.Stream
+	lake    *lake.Lake
+	store   *online.Store
+	db      *sql.DB
+	options Options
+	report  *OnlineReport
+	joins   []string // the entity's join keys in the order of Redis' keys
+}
+
+// Online compares what Redis holds of an attribute view with what the log says is served: of every entity the order _v
+// and event time _et of its last change, its tombstone, and every feature's value as text.
+//
+// Redis and the lake are written side by side, so at any instant each may have changes that the other lacks. An entity
+// whose guard is at or past the offsets where the lake stands, or whose last change in the lake is at or past the mark
+// up to which Redis is written, is not settled: it is compared again after the next commit, for which Options.Wait
+// waits, three times at most. Everything else that differs is a finding at once: below offset and mark each side has
+// every change, and both must have chosen the same one.
+//
+// It is an error that wraps [online.ErrUnavailable] where no generation of the view is ready.
+func Online(ctx context.Context, l *lake.Lake, s *online.Store, p *feature.Project, view *feature.View, o Options) (*OnlineReport, error) {
+	c := &onlineCheck{
+		project: p, view: view, entity: p.Entity(view.Entity), def: p.Stream(view.Stream), lake: l, store: s, options: o,
+		report: &OnlineReport{View: view.Name},
+	}
+	if c.options.Now == nil {
+		c.options.Now = time.Now
+	}
+	if err := c.run(ctx); err != nil {
+		return nil, fmt.Errorf("verify feature view %s online: %w", view.Name, err)
+	}
+	return c.report, nil
+}
+
+func (c *onlineCheck) run(ctx context.Context) error {
+	switch {
+	case c.view.Windowed():
+		return errors.New("it is windowed, and only attribute views are compared")
+	case c.def.Payload == feature.PatchPayload:
+		return errors.New("its stream carries patches, and those are not served online")
+	}
+	c.joins = slices.Sorted(slices.Values(c.entity.JoinKeys))
+	var err error
+	c.db, err = sql.Open(ctx, sql.Options{Files: true, MemoryBytes: c.options.MemoryBytes, TempDir: c.options.TempDir})
+	if err != nil {
+		return err
+	}
+	defer c.db.Close()
+	unsettled, err := c.compare(ctx, nil)
+	for err == nil && len(unsettled) > 0 && c.options.Wait != nil && c.report.Compared < comparisonsMax {
+		if err = c.options.Wait(ctx); err != nil {
+			return fmt.Errorf("wait for the next commit: %w", err)
+		}
+		unsettled, err = c.compare(ctx, unsettled)
+	}
+	if err != nil {
+		return err
+	}
+	c.report.NotSettled = int64(len(unsettled))
+	return nil
+}
+
+// compare compares all entities, or only some, given as they stand in braces in Redis' keys. It gives those that are not
+// settled.
+func (c *onlineCheck) compare(ctx context.Context, only []string) ([]string, error) {
+	c.report.Compared++
+	for switches := 0; ; switches++ {
+		err := c.load(ctx, only)
+		if errors.Is(err, errSwitched) && switches < switchesMax {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		break
+	}
+	return c.judge(ctx)
+}
+
+// sides is what the two sides say of how far they are.
+type sides struct {
+	offsets lake.Offsets                // where the lake stands
+	marks   map[feature.Partition]int64 // up to where Redis is written
+}
+
+// load fills the tables that are compared.
+func (c *onlineCheck) load(ctx context.Context, only []string) error {
+	// The marks come before the hashes: what is below them was written when the hashes were read.
+	generation, err := c.generation(ctx)
+	if err != nil {
+		return err
+	}
+	reading, err := c.lake.Read(ctx, c.def)
+	if err != nil {
+		return err
+	}
+	at := sides{marks: generation.Marks}
+	if at.offsets, err = reading.Offsets(); err != nil {
+		return err
+	}
+	if err := c.loadHashes(ctx, generation.Number, only, at.offsets); err != nil {
+		return err
+	}
+	again, err := c.generation(ctx)
+	if err != nil {
+		return err
+	}
+	if again.Number != generation.Number {
+		return errSwitched
+	}
+	// A hash that was not there must have expired by now.
+	c.report.Generation, c.report.At = generation.Number, c.options.Now().UTC()
+	return c.loadExpected(ctx, reading, only, at)
+}
+
+// generation is the one that is read.
+func (c *onlineCheck) generation(ctx context.Context) (online.Generation, error) {
+	all, err := c.store.Generations(ctx, c.view.Name)
+	if err != nil {
+		return online.Generation{}, err
+	}
+	g, ok := c.store.Usable(all, c.project.ViewDefinition(c.view).Hash)
+	if !ok {
+		return g, fmt.Errorf("%w: run `loam materialize --view %s`, or the worker", online.ErrUnavailable, c.view.Name)
+	}
+	return g, nil
+}
+
+// Columns of the tables that are compared, all text; the features follow.
+const (
+	colEntity = iota
+	colOrder
+	colAt
+	colDeleted
+	colOther    // names of fields that no hash of the view may have
+	colBeyond   // of a hash: its guard is one that the lake has not come to
+	colPosition // of an expected entity: where its last change stands
+	colBehind   // of an expected entity: Redis is not written up to its last change
+	colOld      // of an expected entity: its time to live is over, so its hash may be gone
+	colFeatures
+)
+
+// tableColumns are the names of the columns of the tables that are compared.
+func (c *onlineCheck) tableColumns() []string {
+	columns := []string{"loam_entity", "loam_order", "loam_at", "loam_deleted", "loam_other", "loam_beyond", "loam_position", "loam_behind", "loam_old"}
+	for i := range c.view.Features {
+		columns = append(columns, featureColumn(i))
+	}
+	return columns
+}
+
+func featureColumn(i int) string { return fmt.Sprintf("loam_feature_%d", i) }
+
+// keyPrefix begins the keys of all entities of a generation: docs/redis.md.
+func (c *onlineCheck) keyPrefix(generation int64) string {
+	return fmt.Sprintf("%s:%s:%d:", c.project.Name, c.view.Name, generation)
+}
+
+// loadHashes fills verify_hashes with what Redis holds.
+func (c *onlineCheck) loadHashes(ctx context.Context, generation int64, only []string, offsets lake.Offsets) error {
+	table, err := newTextRows(ctx, c.db, "verify_hashes", c.tableColumns())
+	if err != nil {
+		return err
+	}
+	defer table.close()
+	prefix := c.keyPrefix(generation)
+	next := nextOffsets(offsets)
+	fields := map[string]int{online.FieldOrder: colOrder, online.FieldEventTime: colAt, online.FieldDeleted: colDeleted}
+	for i, f := range c.view.Features {
+		fields[f.Name] = colFeatures + i
+	}
+	take := func(h online.Hash) error {
+		table.set(colEntity, strings.TrimPrefix(h.Key, prefix))
+		var other []string
+		for name, value := range h.Fields {
+			if column, known := fields[name]; known {
+				table.set(column, value)
+			} else {
+				other = append(other, name)
+			}
+		}
+		if len(other) > 0 {
+			slices.Sort(other)
+			table.set(colOther, strings.Join(other, ","))
+		}
+		if beyond(h.Fields[online.FieldOrder], next) {
+			table.set(colBeyond, "1")
+		}
+		return table.add(ctx)
+	}
+	if only == nil {
+		err = c.store.EachHash(ctx, c.view.Name, generation, take)
+	} else {
+		keys := make([]string, len(only))
+		for i, entity := range only {
+			keys[i] = prefix + entity
+		}
+		err = c.store.Hashes(ctx, keys, take)
+	}
+	if err != nil {
+		return err
+	}
+	return table.flush(ctx)
+}
+
+// source is a partition as an order names it.
+type source struct {
+	live      bool
+	topic     uint32
+	partition int32
+}
+
+// nextOffsets gives where the lake stands by what orders say of partitions.
+func nextOffsets(offsets lake.Offsets) map[source]int64 {
+	next := map[source]int64{}
+	for p := range allOf(offsets) {
+		at, _ := offsets.Of(p)
+		next[source{feature.Live(p.Topic), feature.TopicHash(p.Topic), p.Index}] = at.Next
+	}
+	return next
+}
+
+// beyond reports whether a guard is one that the lake has not come to. What is no order is not: that is a finding.
+func beyond(guard string, next map[source]int64) bool {
+	o, err := feature.ParseOrder(guard)
+	return err == nil && o.Offset >= next[source{o.Live, o.TopicHash, o.Partition}]
+}
+
+// judge takes what differs: findings, and the entities that are not settled.
+func (c *onlineCheck) judge(ctx context.Context) ([]string, error) {
+	rows, err := c.db.Query(ctx, sql.Render(sql.Statement("verify_online"), sql.Args{"differing": c.differing()}))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var unsettled []string
+	for rows.Next() {
+		var d onlineDifference
+		if err := rows.Scan(&d.entity, &d.wanted, &d.there, &d.order, &d.guard, &d.position, &d.unsettled, &d.fields); err != nil {
+			return nil, fmt.Errorf("read differences: %w", err)
+		}
+		if d.unsettled {
+			unsettled = append(unsettled, d.entity)
+		} else {
+			c.report.add(d.finding())
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read differences: %w", err)
+	}
+	return unsettled, nil
+}
+
+// differing is the list of the names of fields that differ between w, what is expected, and h, the hash.
+func (c *onlineCheck) differing() sql.Fragment {
+	columns := c.tableColumns()
+	named := map[int]string{colOrder: online.FieldOrder, colAt: online.FieldEventTime, colDeleted: online.FieldDeleted}
+	for i, f := range c.view.Features {
+		named[colFeatures+i] = f.Name
+	}
+	items := []sql.Fragment{"h.loam_other"}
+	for i, column := range columns {
+		if name, compared := named[i]; compared {
+			items = append(items, "CASE WHEN w."+sql.Ident(column)+" IS DISTINCT FROM h."+sql.Ident(column)+" THEN "+sql.Literal(name)+" END")
+		}
+	}
+	return "[" + sql.Join(", ", items) + "]"
+}
+
+// onlineDifference is a row of verify_online.
+type onlineDifference struct {
+	entity        string
+	wanted, there bool
+	order, guard  *string
+	position      *string
+	unsettled     bool
+	fields        string
+}
+
+func (d onlineDifference) finding() Finding {
+	f := Finding{Key: entityText(d.entity)}
+	text := func(s *string) string {
+		if s == nil {
+			return "missing"
+		}
+		return *s
+	}
+	switch {
+	case !d.there:
+		f.Kind, f.Text = MissingEntity, fmt.Sprintf("Redis lacks it; its last change is at %s", text(d.position))
+	case !d.wanted:
+		f.Kind, f.Text = ExtraEntity, fmt.Sprintf("the lake doesn't know it; its guard in Redis is %s", text(d.guard))
+	case d.order == nil || d.guard == nil || *d.order != *d.guard:
+		f.Kind = WrongGuard
+		f.Text = fmt.Sprintf("its guard is %s, and that of its last change, at %s, is %s; it differs in %s",
+			text(d.guard), text(d.position), text(d.order), strings.ReplaceAll(d.fields, ",", ", "))
+	default:
+		f.Kind = WrongValue
+		f.Text = fmt.Sprintf("it differs in %s; its last change is at %s", strings.ReplaceAll(d.fields, ",", ", "), text(d.position))
+	}
+	return f
+}
