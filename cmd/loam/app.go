@@ -69,6 +69,19 @@ All commands work on a project folder: the one they are run in, or the one that 
 	return root
 }
 
+// parent makes a command that only holds others: alone it prints its help, and it refuses what it doesn't hold.
+func (a *app) parent(c *cobra.Command, children ...*cobra.Command) *cobra.Command {
+	c.AddCommand(children...)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		a.started = false
+		return fmt.Errorf("unknown command %q for %q; see `%s --help`", args[0], c.CommandPath(), c.CommandPath())
+	}
+	return c
+}
+
 // load reads and checks the project folder.
 func (a *app) load(ctx context.Context) (*feature.Project, error) { return loadProject(ctx, a.dir) }
 

@@ -21,13 +21,11 @@ import (
 )
 
 func (a *app) datasetCommand() *cobra.Command {
-	c := &cobra.Command{
+	return a.parent(&cobra.Command{
 		Use:     "dataset",
 		Short:   "Build training sets and show them",
 		Example: "  loam dataset build datasets/churn.yaml\n  loam dataset show churn.card.json",
-	}
-	c.AddCommand(a.datasetBuildCommand(), a.datasetShowCommand())
-	return c
+	}, a.datasetBuildCommand(), a.datasetShowCommand())
 }
 
 func (a *app) datasetBuildCommand() *cobra.Command {

@@ -18,13 +18,11 @@ import (
 )
 
 func (a *app) dlqCommand() *cobra.Command {
-	c := &cobra.Command{
+	return a.parent(&cobra.Command{
 		Use:     "dlq",
 		Short:   "Look at dead letters: refused events",
 		Example: "  loam dlq list\n  loam dlq list --reason bad_value --limit 20\n  loam dlq show file:3f2a97c0d1e4/0@117",
-	}
-	c.AddCommand(a.dlqListCommand(), a.dlqShowCommand())
-	return c
+	}, a.dlqListCommand(), a.dlqShowCommand())
 }
 
 func (a *app) dlqListCommand() *cobra.Command {
