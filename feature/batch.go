@@ -89,6 +89,11 @@ const (
 	TooLarge        Reason = "too_large"         // longer than an event may be; only its beginning is kept
 )
 
+// Reasons are all of them.
+var Reasons = []Reason{
+	NotJSON, BadEnvelope, UnknownType, UnknownSchema, MissingKey, BadValue, NoEventTime, FutureEventTime, DeletedEvent, TooLarge,
+}
+
 // DeadLetter is a refused event: what it was, where it was and why it was refused.
 type DeadLetter struct {
 	Position

@@ -70,7 +70,7 @@ func (s *csvSource) Poll(ctx context.Context) (Poll, error) {
 			poll.Ends = []feature.Partition{{Topic: s.file.Topic}}
 			break
 		}
-		value, err := s.render(row, err)
+		value, malformed, err := s.render(row, err)
 		if err != nil {
 			return Poll{}, fmt.Errorf("read %s behind row %d: %w", s.file.Path, s.offset, err)
 		}
@@ -80,23 +80,25 @@ func (s *csvSource) Poll(ctx context.Context) (Poll, error) {
 			continue
 		}
 		size += len(value)
-		s.records = append(s.records, Record{Position: feature.Position{Topic: s.file.Topic, Offset: offset}, Value: value, Text: true})
+		s.records = append(s.records, Record{Position: feature.Position{Topic: s.file.Topic, Offset: offset}, Value: value, Text: true, Malformed: malformed})
 	}
 	s.progress(s.csv.InputOffset())
 	poll.Records = s.records
 	return poll, nil
 }
 
-// render gives a row as a JSON object, or where the row is malformed as text that is none, so that it is refused.
-func (s *csvSource) render(row []string, err error) ([]byte, error) {
-	var malformed *csv.ParseError
-	if errors.As(err, &malformed) || (err == nil && len(row) != s.columns) {
-		return []byte(strings.Join(row, ",")), nil
+// render gives a row as a JSON object, or where the row is malformed as what could be read of it, and why it is.
+func (s *csvSource) render(row []string, err error) (value []byte, malformed string, _ error) {
+	var syntax *csv.ParseError
+	switch {
+	case errors.As(err, &syntax):
+		return []byte(strings.Join(row, ",")), fmt.Sprintf("not CSV: line %d, column %d: %v", syntax.Line, syntax.Column, syntax.Err), nil
+	case err != nil:
+		return nil, "", err
+	case len(row) != s.columns:
+		return []byte(strings.Join(row, ",")), fmt.Sprintf("not CSV: the number of fields is %d, and %d in the first line", len(row), s.columns), nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	return s.header.append(nil, func(b []byte, column int) []byte {
+	value = s.header.append(nil, func(b []byte, column int) []byte {
 		if row[column] == "" {
 			return append(b, "null"...)
 		}
@@ -105,7 +107,8 @@ func (s *csvSource) render(row []string, err error) ([]byte, error) {
 			b = append(append(append(b, '"'), row[column]...), '"')
 		}
 		return b
-	}), nil
+	})
+	return value, "", nil
 }
 
 // tree says how columns nest in a JSON object.

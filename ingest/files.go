@@ -47,6 +47,11 @@ var ErrEmptyFile = errors.New("the file is empty")
 // StatFile reads a file through once to tell it by its content, and refuses one that can't be backfilled.
 func StatFile(ctx context.Context, path string) (File, error) {
 	f := File{Path: path}
+	if info, err := os.Stat(path); err != nil {
+		return f, fmt.Errorf("open the file: %w", err)
+	} else if info.IsDir() {
+		return f, fmt.Errorf("%s is a folder; name the files in it", path)
+	}
 	name := strings.ToLower(filepath.Base(path))
 	switch {
 	case strings.HasSuffix(name, ".jsonl"), strings.HasSuffix(name, ".ndjson"):
@@ -65,11 +70,6 @@ func StatFile(ctx context.Context, path string) (File, error) {
 		return f, fmt.Errorf("open the file: %w", err)
 	}
 	defer in.Close()
-	if info, err := in.Stat(); err != nil {
-		return f, fmt.Errorf("open the file: %w", err)
-	} else if info.IsDir() {
-		return f, fmt.Errorf("%s is a folder; name the files in it", path)
-	}
 	sum := sha256.New()
 	if f.SizeBytes, err = io.Copy(sum, contextReader{ctx, in}); err != nil {
 		return f, fmt.Errorf("read %s: %w", path, err)
@@ -145,7 +145,7 @@ func openLines(f File, from int64, progress func(int64)) (*lineSource, error) {
 	var r io.Reader = s.counted
 	if f.kind == jsonLinesGzip {
 		if r, err = gzip.NewReader(bufio.NewReaderSize(s.counted, 1<<20)); err != nil {
-			return nil, errors.Join(fmt.Errorf("%s is not a gzip file: %w", f.Path, err), in.Close())
+			return nil, errors.Join(fmt.Errorf("%s is not a gzip file; if it is not packed, end its name in .jsonl: %w", f.Path, err), in.Close())
 		}
 	}
 	s.lines = newLineReader(r)
@@ -174,7 +174,7 @@ func (s *lineSource) Poll(ctx context.Context) (Poll, error) {
 				break // the reader gives the error again
 			}
 			if errors.Is(err, io.ErrUnexpectedEOF) {
-				err = errors.New("it ends in the middle, as if it was cut off")
+				err = errors.New("it ends in the middle, as if it was cut off: replace it by a whole copy")
 			}
 			return Poll{}, fmt.Errorf("read %s behind line %d: %w", s.file.Path, s.offset, err)
 		}

@@ -86,7 +86,7 @@ func (k *Kafka) starts(ctx context.Context, o KafkaOptions) (map[string]map[int3
 	defer cancel()
 	topics, err := k.admin.ListTopics(ctx, o.Topics...)
 	if err != nil {
-		return nil, fmt.Errorf("no broker answers at %v: %w", o.Seeds, err)
+		return nil, fmt.Errorf("no broker answers at %v; start it or mend broker.seeds in %s: %w", o.Seeds, feature.ProjectFile, err)
 	}
 	oldest, err := k.admin.ListStartOffsets(ctx, o.Topics...)
 	if err != nil {

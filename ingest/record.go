@@ -17,6 +17,8 @@ type Record struct {
 	Text bool
 	// Cut says that the event was longer than EventBytesMax and Value is its beginning.
 	Cut bool
+	// Malformed says why Value is not what was meant as one event, "" where it may be.
+	Malformed string
 }
 
 // EventBytesMax bounds an event. Longer ones become dead letters that keep their first CutBytes.

@@ -135,6 +135,8 @@ func (r *Router) parse(rec *Record) (d *decoder, refused *refusal, enveloped boo
 		return nil, &refusal{feature.MissingKey, "a record without a value says nothing of its stream"}, false
 	case rec.Cut:
 		return d, &refusal{feature.TooLarge, fmt.Sprintf("longer than %d bytes; its first %d are kept", EventBytesMax, CutBytes)}, false
+	case rec.Malformed != "":
+		return d, &refusal{feature.NotJSON, rec.Malformed}, false
 	case d != nil && d.stream.Format == feature.RowFormat:
 		return d, r.parseRow(d, rec), false
 	}

@@ -127,6 +127,35 @@ func TestCSV(t *testing.T) {
 	}
 }
 
+// A row that isn't one says what is wrong with it.
+func TestMalformedCSV(t *testing.T) {
+	f, err := StatFile(context.Background(), put(t, "rows.csv", []byte("id,n\nk1\nk2,\"x\"y\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := f.Open(0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	poll, err := s.Poll(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, refused, _ := routed(t, wide(), poll.Records)
+	var got []string
+	for _, l := range refused {
+		got = append(got, fmt.Sprintf("%s: %s", l.Reason, l.Detail))
+	}
+	want := []string{
+		"not_json: not CSV: the number of fields is 1, and 2 in the first line",
+		`not_json: not CSV: line 3, column 6: extraneous or missing " in quoted-field`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
+
 // CSV values of every type, through the decoder.
 func TestCSVValues(t *testing.T) {
 	path := put(t, "rows.csv", []byte("id,b,n,x,amount.value,t,day,j,tags,kind,at,seq\n"+
