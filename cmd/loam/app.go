@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -28,7 +29,7 @@ type app struct {
 	out, err io.Writer
 	terminal bool // whether err is one: long work then shows a bar
 	now      func() time.Time
-	started  bool // the command line was understood
+	started  bool // flags and arguments were understood
 }
 
 func newApp(out, err *os.File) *app {
@@ -44,7 +45,8 @@ func (a *app) root() *cobra.Command {
 training sets, and keeps the newest feature values in Redis.
 
 All commands work on a project folder: the one they are run in, or the one that -C names.`,
-		Example:       "  loam demo                      # the whole line on made-up events, in a minute\n  loam init crm && cd crm        # a project of your own",
+		Example: "  loam demo                                   # the whole line on made-up events, in a minute\n" +
+			"  loam init crm && loam -C crm validate       # a project of your own",
 		Version:       version,
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRun: func(*cobra.Command, []string) { a.started = true },
@@ -76,11 +78,27 @@ func (a *app) parent(c *cobra.Command, children ...*cobra.Command) *cobra.Comman
 		if len(args) == 0 {
 			return c.Help()
 		}
-		a.started = false
-		return fmt.Errorf("unknown command %q for %q; see `%s --help`", args[0], c.CommandPath(), c.CommandPath())
+		return misused("unknown command %q for %q", args[0], c.CommandPath())
 	}
 	return c
 }
+
+// arguments lets a command take from least to most arguments, any number where most is negative. missing says what to give.
+func arguments(least, most int, missing string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return misused("%s", missing)
+		case most == 0 && len(args) > 0:
+			return misused("%q is too much: only flags are taken", args[0])
+		case most >= 0 && len(args) > most:
+			return misused("%q is one argument too many", args[most])
+		}
+		return nil
+	}
+}
+
+var noArguments = arguments(0, 0, "")
 
 // load reads and checks the project folder.
 func (a *app) load(ctx context.Context) (*feature.Project, error) { return loadProject(ctx, a.dir) }
@@ -180,6 +198,33 @@ func moment(us int64) string {
 	return t.Format("2006-01-02 15:04:05.000000")
 }
 
+// elapsed writes a span of time as people read it: to the day and hour where it is long.
+func elapsed(d time.Duration) string {
+	if d < 0 {
+		return "-" + elapsed(-d)
+	}
+	switch day := 24 * time.Hour; {
+	case d >= 2*day:
+		return fmt.Sprintf("%sd%dh", number(int64(d/day)), d%day/time.Hour)
+	case d >= time.Minute:
+		return d.Round(time.Second).String()
+	case d >= time.Second:
+		return d.Round(time.Millisecond).String()
+	default:
+		return d.String()
+	}
+}
+
+// plain is text with no control characters, which would spoil what is drawn around it.
+func plain(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '·'
+		}
+		return r
+	}, text)
+}
+
 // table prints rows in columns, the first row being their names. Columns whose name begins with > stand to the right.
 func table(w io.Writer, rows [][]string) {
 	widths := make([]int, len(rows[0]))
@@ -191,6 +236,7 @@ func table(w io.Writer, rows [][]string) {
 	}
 	for _, row := range rows {
 		for i, cell := range row {
+			row[i] = plain(cell)
 			widths[i] = max(widths[i], len([]rune(cell)))
 		}
 	}

@@ -19,8 +19,8 @@ func (a *app) validateCommand() *cobra.Command {
 		Use:     "validate",
 		Short:   "Check the project folder",
 		Long:    "validate reads every file of the project folder and tells all that is wrong at once, each with file, line and remedy.",
-		Example: "  loam validate\n  loam validate -C crm",
-		Args:    cobra.NoArgs,
+		Example: "  loam validate\n  loam validate --json",
+		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			p, err := a.load(c.Context())
 			if err != nil {
@@ -49,7 +49,7 @@ func (a *app) planCommand() *cobra.Command {
 		Short:   "Show what differs from the applied definitions",
 		Long:    "plan holds the project folder against the definitions that were applied last, and tells what differs and what applying it costs.",
 		Example: "  loam plan",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			p, l, err := a.open(c.Context())
 			if err != nil {
@@ -71,7 +71,7 @@ func (a *app) applyCommand() *cobra.Command {
 		Short:   "Apply the definitions: make and evolve tables",
 		Long:    "apply does what plan shows: it makes and evolves tables, and keeps the definitions as those that run, backfill and materialize work by.",
 		Example: "  loam plan && loam apply",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			p, l, err := a.open(c.Context())
 			if err != nil {

@@ -26,8 +26,8 @@ func (a *app) backfillCommand() *cobra.Command {
 		Long: `backfill takes files through the same checks as topics, into the lake and the online store. Without --stream each event
 goes to the stream of its event_type. A file is known by its content: taking it twice, renamed or not, changes nothing, and
 one that was interrupted is taken on from where it was.`,
-		Example: "  loam backfill events.jsonl.gz\n  loam backfill --stream profile export.parquet",
-		Args:    cobra.MinimumNArgs(1),
+		Example: "  loam backfill events.jsonl.gz\n  loam backfill --stream contact contact.parquet",
+		Args:    arguments(1, -1, "name the files to take, such as events.jsonl.gz"),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.backfill(c.Context(), args, stream, noOnline)
 		},
@@ -97,10 +97,10 @@ func (a *app) backfill(ctx context.Context, paths []string, only string, noOnlin
 		err = errors.Join(err, b.settle())
 		bar.end()
 		if err != nil {
-			if read := b.did.total().Read; read > 0 {
-				a.say("%s before that were taken and stay", count(read, "event"))
+			if b.read == 0 || errors.Is(err, context.Canceled) {
+				return err
 			}
-			return err
+			return fmt.Errorf("%w; what was taken before stays, and once this is mended the same command adds the rest", err)
 		}
 	}
 	return a.result(b.did.report(), func(w io.Writer) {

@@ -39,13 +39,12 @@ card beside it. What is wanted is in a request under datasets/, or in flags; fla
 By default a label sees what had been ingested by its time, as a model would have been given it (--as-of served). With
 --as-of event it sees what was true in the source, whenever that was learnt.`,
 		Example: "  loam dataset build datasets/churn.yaml\n" +
-			"  loam dataset build --labels labels.csv --features profile:mkt_status,activity:* --out churn.parquet\n" +
+			"  loam dataset build --labels labels.csv --features 'profile:mkt_status,activity:*' --out few.parquet\n" +
 			"  loam dataset build churn --as-of event --out churn_event.parquet",
-		Args: cobra.MaximumNArgs(1),
+		Args: arguments(0, 1, ""),
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 && (f.labels == "" || f.out == "" || (f.service == "" && len(f.features) == 0)) {
-				a.started = false
-				return errors.New("name a request, or give --labels, --out, and --features or --service")
+				return misused("name a request, or give --labels, --out, and --features or --service")
 			}
 			return a.buildDataset(c.Context(), args, f, c.Flags().Changed)
 		},
@@ -115,7 +114,7 @@ func (f datasetFlags) over(p *feature.Project, r *feature.DatasetRequest, given 
 		r.Out = absolute(f.out)
 	}
 	if !strings.HasSuffix(strings.ToLower(r.Out), ".parquet") {
-		return fmt.Errorf("--out %s is not a Parquet file: end its name in .parquet", f.out)
+		return misused("--out %s is not a Parquet file: end its name in .parquet", f.out)
 	}
 	if given("time-column") {
 		r.TimeColumn = f.timeColumn
@@ -123,13 +122,13 @@ func (f datasetFlags) over(p *feature.Project, r *feature.DatasetRequest, given 
 	if given("as-of") {
 		r.AsOf = feature.Clock(f.asOf)
 		if r.AsOf != feature.ServedClock && r.AsOf != feature.EventClock {
-			return fmt.Errorf("--as-of is served or event, not %q", f.asOf)
+			return misused("--as-of is served or event, not %q", f.asOf)
 		}
 	}
 	if given("known-at") {
 		t, err := time.Parse(time.RFC3339Nano, f.knownAt)
 		if err != nil {
-			return fmt.Errorf("--known-at %q is not a time: write RFC 3339, such as 2026-11-01T00:00:00Z", f.knownAt)
+			return misused("--known-at %q is not a time: write RFC 3339, such as 2026-11-01T00:00:00Z", f.knownAt)
 		}
 		t = t.UTC().Truncate(time.Microsecond)
 		r.KnownAt = &t
@@ -142,11 +141,11 @@ func (f datasetFlags) over(p *feature.Project, r *feature.DatasetRequest, given 
 	}
 	switch {
 	case given("service") && given("features"):
-		return errors.New("--service and --features exclude each other: give one")
+		return misused("--service and --features exclude each other: give one")
 	case given("service"):
 		s := p.Service(f.service)
 		if s == nil {
-			return fmt.Errorf("there is no feature service %q", f.service)
+			return noService(p, f.service)
 		}
 		r.Service, r.Features = s.Name, s.Features
 	case given("features"):
@@ -174,9 +173,24 @@ func findRequest(p *feature.Project, text string) (*feature.DatasetRequest, erro
 		for _, d := range p.Datasets {
 			names = append(names, d.Name)
 		}
+		if len(names) == 0 {
+			names = []string{"none: write one under datasets/, or give flags"}
+		}
 		return nil, fmt.Errorf("there is no request %s; the project has %s", text, strings.Join(names, ", "))
 	}
 	return nil, fmt.Errorf("%s is not under %s: move it there, so that it is checked with the project", text, filepath.Join(p.Dir, "datasets"))
+}
+
+func noService(p *feature.Project, name string) error {
+	known := "the project has none"
+	if len(p.Services) > 0 {
+		names := make([]string, len(p.Services))
+		for i, s := range p.Services {
+			names[i] = s.Name
+		}
+		known = "known: " + strings.Join(names, ", ")
+	}
+	return fmt.Errorf("there is no feature service %q; %s", name, known)
 }
 
 // same reports whether two paths lead to one file.
@@ -192,8 +206,11 @@ func (a *app) datasetShowCommand() *cobra.Command {
 		Use:     "show CARD.json",
 		Short:   "Show a training set's card and first rows",
 		Example: "  loam dataset show churn.card.json --rows 10",
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments(1, 1, "name a card, such as churn.card.json"),
 		RunE: func(c *cobra.Command, args []string) error {
+			if rows < 0 {
+				return misused("--rows is at least 0, not %d", rows)
+			}
 			card, err := pit.ReadCard(args[0])
 			if err != nil {
 				return err
@@ -207,7 +224,7 @@ func (a *app) datasetShowCommand() *cobra.Command {
 				out = strings.TrimSuffix(args[0], ".card.json") + ".parquet" // both were moved
 			}
 			if _, err := os.Stat(out); err != nil {
-				a.say("the training set itself is not there: %s", card.Out)
+				a.say("the training set itself is gone from %s, and is not beside its card", card.Out)
 				return nil
 			}
 			return printRows(c.Context(), a.out, out, rows)
@@ -227,7 +244,7 @@ func printCard(w io.Writer, c *pit.Card) {
 	audit := "no label sees a feature"
 	if c.Audit.MaxUS != nil {
 		audit = fmt.Sprintf("the newest %s a label saw lay %s before it (never after: no leakage)", c.Audit.FeatureTime,
-			(time.Duration(-*c.Audit.MaxUS) * time.Microsecond).String())
+			elapsed(time.Duration(-*c.Audit.MaxUS)*time.Microsecond))
 	}
 	fmt.Fprintf(w, "  audit      %s\n", audit)
 	fmt.Fprintf(w, "  labels     %s, sha256 %.12s\n", c.Labels.Path, c.Labels.SHA256)

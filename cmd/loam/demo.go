@@ -25,8 +25,8 @@ func (a *app) demoCommand() *cobra.Command {
 		Short: "The whole line on made-up events, in a minute",
 		Long: `demo makes a project and a CRM's events, takes them in, and shows what comes of them: what was refused and why, one customer's
 history, a training set with its card, online values, and the proof that history follows from the log. It needs no service.`,
-		Example: "  loam demo\n  loam demo --dir crm --contacts 5000",
-		Args:    cobra.NoArgs,
+		Example: "  loam demo\n  loam demo --dir crm --contacts 500",
+		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.demo(c.Context(), dir, contacts)
 		},
@@ -41,6 +41,16 @@ const demoDays = 60
 
 func (a *app) demo(ctx context.Context, dir string, contacts int) error {
 	begun := time.Now()
+	f := simulateFlags{
+		config: simulate.Config{
+			Seed: 1, Contacts: contacts, Days: demoDays,
+			Duplicates: 0.02, Late: 0.02, OutOfOrder: 0.02, Malformed: 0.003, Deletes: 0.003,
+		},
+		format: "jsonl", labels: 1000,
+	}
+	if err := f.config.Validate(); err != nil {
+		return misuse{err}
+	}
 	if dir == "" {
 		parent, err := os.MkdirTemp("", "loam-demo-")
 		if err != nil {
@@ -57,18 +67,14 @@ func (a *app) demo(ctx context.Context, dir string, contacts int) error {
 	step := 0
 	show := func(what, command string) {
 		step++
-		fmt.Fprintf(a.out, "\n%d. %s\n   $ loam -C %s %s\n\n", step, what, dir, command)
+		fmt.Fprintf(a.out, "\n%d. %s\n   $ loam %s\n\n", step, what, command)
 	}
-	fmt.Fprintf(a.out, "A project of its own is in %s; every command below works on it.\n", dir)
+	fmt.Fprintf(a.out, "A project of its own is in %s; the commands below are run in there.\n", dir)
 
-	f := simulateFlags{
-		config: simulate.Config{
-			Seed: 1, Contacts: contacts, Days: demoDays,
-			Duplicates: 0.02, Late: 0.02, OutOfOrder: 0.02, Malformed: 0.003, Deletes: 0.003,
-		},
-		out: filepath.Join(dir, "events"), format: "jsonl", labels: 1000,
-	}
-	show("A CRM's events are made up: some come twice, late, or broken", fmt.Sprintf("simulate --contacts %d --days %d --labels 1000 --out events", contacts, demoDays))
+	f.out = filepath.Join(dir, "events")
+	show("A CRM's events are made up: some come twice, late, or broken", fmt.Sprintf(
+		"simulate --contacts %d --days %d --duplicates %v --late %v --malformed %v --deletes %v --labels %d --out events",
+		contacts, demoDays, f.config.Duplicates, f.config.Late, f.config.Malformed, f.config.Deletes, f.labels))
 	if err := a.simulate(ctx, f); err != nil {
 		return err
 	}
@@ -88,12 +94,9 @@ func (a *app) demo(ctx context.Context, dir string, contacts int) error {
 	if err := a.history(ctx, "contact", []string{key}); err != nil {
 		return err
 	}
-	show("A training set that never looks ahead: labels in, Parquet and card out", "dataset build churn")
-	labels := filepath.Join(dir, "events", "labels.csv")
-	if err := os.Rename(labels, filepath.Join(dir, "labels.csv")); err != nil {
-		return fmt.Errorf("move the labels: %w", err)
-	}
-	if err := a.buildDataset(ctx, []string{"churn"}, datasetFlags{}, func(string) bool { return false }); err != nil {
+	show("A training set that never looks ahead: labels in, Parquet and card out", "dataset build churn --labels events/labels.csv")
+	labels := datasetFlags{labels: filepath.Join(dir, "events", "labels.csv")}
+	if err := a.buildDataset(ctx, []string{"churn"}, labels, func(flag string) bool { return flag == "labels" }); err != nil {
 		return err
 	}
 	fmt.Fprintln(a.out)
@@ -109,7 +112,7 @@ func (a *app) demo(ctx context.Context, dir string, contacts int) error {
 		return err
 	}
 	fmt.Fprintf(a.out, "\nAll of that took %s. The project stays in %s: look around with `loam -C %s status`.\n",
-		time.Since(begun).Round(100*time.Millisecond), dir, dir)
+		time.Since(begun).Round(100*time.Millisecond), dir, quoted(dir))
 	return nil
 }
 

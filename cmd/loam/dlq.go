@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,7 +22,7 @@ func (a *app) dlqCommand() *cobra.Command {
 	return a.parent(&cobra.Command{
 		Use:     "dlq",
 		Short:   "Look at dead letters: refused events",
-		Example: "  loam dlq list\n  loam dlq list --reason bad_value --limit 20\n  loam dlq show file:3f2a97c0d1e4/0@117",
+		Example: "  loam dlq list\n  loam dlq list --reason bad_value --limit 20\n  loam dlq show file:3f2a/0@117",
 	}, a.dlqListCommand(), a.dlqShowCommand())
 }
 
@@ -32,8 +33,14 @@ func (a *app) dlqListCommand() *cobra.Command {
 		Use:     "list",
 		Short:   "List dead letters, and how many there are by reason",
 		Example: "  loam dlq list\n  loam dlq list --stream contact --reason bad_value --limit 20",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if limit < 0 {
+				return misused("--limit is at least 0, not %d", limit)
+			}
+			if reason != "" && !slices.Contains(feature.Reasons, feature.Reason(reason)) {
+				return misused("--reason %q is none; there are %s", reason, reasonsText())
+			}
 			return a.listLetters(c.Context(), stream, reason, limit)
 		},
 	}
@@ -48,13 +55,12 @@ func (a *app) dlqShowCommand() *cobra.Command {
 		Use:     "show POSITION",
 		Short:   "Show a dead letter whole: why, and the original bytes",
 		Long:    "show prints a dead letter by its position, <topic>/<partition>@<offset>, as `loam dlq list` gives it; a file's hash may be cut.",
-		Example: "  loam dlq show contact.v1/0@117\n  loam dlq show file:3f2a97c0d1e4/0@117",
-		Args:    cobra.ExactArgs(1),
+		Example: "  loam dlq show contact.v1/0@117\n  loam dlq show file:3f2a/0@117",
+		Args:    arguments(1, 1, "name a position, such as contact.v1/0@117; `loam dlq list` gives them"),
 		RunE: func(c *cobra.Command, args []string) error {
 			p, err := parsePosition(args[0])
 			if err != nil {
-				a.started = false
-				return err
+				return misuse{err}
 			}
 			return a.showLetter(c.Context(), p)
 		},
@@ -104,7 +110,7 @@ type reasonCount struct {
 }
 
 func (a *app) listLetters(ctx context.Context, stream, reason string, limit int) error {
-	_, l, err := a.open(ctx)
+	p, l, err := a.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -154,6 +160,11 @@ func (a *app) listLetters(ctx context.Context, stream, reason string, limit int)
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("count dead letters: %w", err)
 	}
+	if stream != "" && total == 0 { // a stream that is gone may still have some
+		if _, err := streamOf(p, stream); err != nil {
+			return err
+		}
+	}
 	return a.result(result, func(w io.Writer) {
 		if total == 0 {
 			fmt.Fprintln(w, "no dead letters")
@@ -164,6 +175,9 @@ func (a *app) listLetters(ctx context.Context, stream, reason string, limit int)
 			cells = append(cells, []string{streamText(r.Stream), r.Reason, number(r.Letters)})
 		}
 		table(w, cells)
+		if len(result.Letters) == 0 {
+			return
+		}
 		fmt.Fprintf(w, "\nthe newest %d of %s:\n", len(result.Letters), number(total))
 		cells = [][]string{{"position", "stream", "reason", "detail"}}
 		for _, d := range result.Letters {
@@ -204,41 +218,59 @@ func (a *app) showLetter(ctx context.Context, p feature.Position) error {
 		return err
 	}
 	defer db.Close()
-	var found *letter
+	var found []letter
 	topic := "topic = " + string(sql.Literal(p.Topic))
 	if strings.HasPrefix(p.Topic, feature.FileTopicPrefix) {
 		topic = fmt.Sprintf("starts_with(topic, %s)", sql.Literal(p.Topic)) // the hash may be cut
 	}
 	condition := sql.Fragment(fmt.Sprintf(`%s AND "partition" = %d AND "offset" = %d`, topic, p.Partition, p.Offset))
-	err = letters.Each(ctx, db, condition, 1, func(d feature.DeadLetter) error {
-		one := letterOf(d, true)
-		found = &one
+	err = letters.Each(ctx, db, condition, 2, func(d feature.DeadLetter) error {
+		found = append(found, letterOf(d, true))
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	if found == nil {
+	switch len(found) {
+	case 0:
 		return fmt.Errorf("there is no dead letter at %s; `loam dlq list` gives their positions", p)
+	case 1:
+	default:
+		return fmt.Errorf("%s is of %s and of %s: give more of the hash", p, found[0].Position, found[1].Position)
 	}
-	return a.result(found, func(w io.Writer) {
-		fmt.Fprintf(w, "position     %s\nstream       %s\nreason       %s\ndetail       %s\nrecorded at  %s\n",
-			found.Position, streamText(found.Stream), found.Reason, found.Detail, found.RecordedAt.Format(time.RFC3339Nano))
-		if found.Key != nil {
-			fmt.Fprintf(w, "record key   %s\n", *found.Key)
-		}
-		if found.Body != nil {
-			var indented strings.Builder
-			encoder := json.NewEncoder(&indented)
-			encoder.SetIndent("", "  ")
-			encoder.SetEscapeHTML(false)
-			if json.Valid([]byte(*found.Body)) && encoder.Encode(json.RawMessage(*found.Body)) == nil {
-				fmt.Fprint(w, indented.String())
-			} else {
-				fmt.Fprintln(w, *found.Body)
-			}
-		}
-	})
+	return a.result(found[0], func(w io.Writer) { printLetter(w, found[0]) })
+}
+
+// printLetter draws a dead letter whole; a body that is JSON is indented.
+func printLetter(w io.Writer, l letter) {
+	fmt.Fprintf(w, "position     %s\nstream       %s\nreason       %s\ndetail       %s\nrecorded at  %s\n",
+		l.Position, streamText(l.Stream), l.Reason, l.Detail, l.RecordedAt.Format(time.RFC3339Nano))
+	if l.Key != nil {
+		fmt.Fprintf(w, "record key   %s\n", *l.Key)
+	}
+	if l.Base64 {
+		fmt.Fprintln(w, "what follows is not text, and is written in base64")
+	}
+	if l.Body == nil {
+		return
+	}
+	var indented strings.Builder
+	encoder := json.NewEncoder(&indented)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	if json.Valid([]byte(*l.Body)) && encoder.Encode(json.RawMessage(*l.Body)) == nil {
+		fmt.Fprint(w, indented.String())
+	} else {
+		fmt.Fprintln(w, *l.Body)
+	}
+}
+
+func reasonsText() string {
+	names := make([]string, len(feature.Reasons))
+	for i, r := range feature.Reasons {
+		names[i] = string(r)
+	}
+	return strings.Join(names, ", ")
 }
 
 // parsePosition reads <topic>/<partition>@<offset>.

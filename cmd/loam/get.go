@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -25,17 +26,15 @@ func (a *app) getCommand() *cobra.Command {
 		Short: "Read feature values online",
 		Long: `get reads the newest feature values of entities, from the online store that loam.yaml names, or else from the lake. Join keys
 of one entity are joined by commas: --entity tenant=7,contact_id=c1.`,
-		Example: "  loam get --features profile:* --entity contact_id=c1\n  loam get --features profile:mkt_status --entity contact_id=c1 --entity contact_id=c2",
-		Args:    cobra.NoArgs,
+		Example: "  loam get --features 'profile:*' --entity contact_id=c1\n  loam get --features profile:mkt_status --entity contact_id=c1 --entity contact_id=c2",
+		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if len(entities) == 0 || (service == "") == (len(features) == 0) {
-				a.started = false
-				return errors.New("give --entity, and --features or --service")
+				return misused("give --entity, and --features or --service")
 			}
 			keys, err := parseEntities(entities)
 			if err != nil {
-				a.started = false
-				return err
+				return misuse{err}
 			}
 			return a.get(c.Context(), features, service, keys)
 		},
@@ -71,7 +70,7 @@ func (a *app) get(ctx context.Context, features []string, service string, entiti
 	if service != "" {
 		s := p.Service(service)
 		if s == nil {
-			return fmt.Errorf("there is no feature service %q", service)
+			return noService(p, service)
 		}
 		refs = s.Features
 	} else if refs, err = p.Resolve(features); err != nil {
@@ -81,6 +80,9 @@ func (a *app) get(ctx context.Context, features []string, service string, entiti
 		if p.View(r.View).Windowed() {
 			return fmt.Errorf("feature %s is windowed, and those are not served online yet; ask for attributes, such as --features %s", r, attributesOf(p))
 		}
+	}
+	if err := knownKeys(p, entities); err != nil {
+		return err
 	}
 	store, err := openStore(ctx, p)
 	if err != nil {
@@ -97,6 +99,23 @@ func (a *app) get(ctx context.Context, features []string, service string, entiti
 		return err
 	}
 	return a.printFeatures(entities, rows)
+}
+
+// knownKeys refuses join keys that no entity of the project has.
+func knownKeys(p *feature.Project, entities []map[string]string) error {
+	var known []string
+	for _, e := range p.Entities {
+		known = append(known, e.JoinKeys...)
+	}
+	slices.Sort(known)
+	for _, entity := range entities {
+		for _, name := range slices.Sorted(maps.Keys(entity)) {
+			if !slices.Contains(known, name) {
+				return fmt.Errorf("no entity has the join key %q; known: %s", name, strings.Join(slices.Compact(known), ", "))
+			}
+		}
+	}
+	return nil
 }
 
 // attributesOf is an example of features that can be asked for.

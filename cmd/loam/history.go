@@ -23,7 +23,7 @@ func (a *app) historyCommand() *cobra.Command {
 		Long: `history shows every version of one entity: when it was valid, and what each changed. A stream whose key has several columns
 takes as many values, in the key's order.`,
 		Example: "  loam history contact c1\n  loam history contact c1 --json",
-		Args:    cobra.MinimumNArgs(2),
+		Args:    arguments(2, -1, "name a stream and a key, such as contact c1"),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.history(c.Context(), args[0], args[1:])
 		},
@@ -180,7 +180,7 @@ func drawVersions(w io.Writer, s *feature.Stream, versions []versionRow) {
 		bar := strings.Repeat(" ", from) + "[" + strings.Repeat("=", max(to-from-2, 0)) + mark
 		fmt.Fprintf(w, "  %s  %s to %s\n", pad(bar, timelineCells+1), moment(v.ValidFrom.UnixMicro()), end)
 		if i > 0 && versions[i-1].ValidTo.Before(v.ValidFrom) {
-			fmt.Fprintf(w, "      created again after %s without it\n", gapText(v.ValidFrom.Sub(*versions[i-1].ValidTo)))
+			fmt.Fprintf(w, "      created again after %s without it\n", elapsed(v.ValidFrom.Sub(*versions[i-1].ValidTo)))
 		}
 		var parts []string
 		if i == 0 {
@@ -232,18 +232,16 @@ func pad(text string, n int) string {
 	return text + strings.Repeat(" ", max(n-len(text), 0))
 }
 
-func gapText(d time.Duration) string { return d.Round(time.Second).String() }
-
 // short is a value as it is drawn: not too long.
 func short(text *string) string {
 	if text == nil {
 		return "null"
 	}
-	runes := []rune(*text)
+	runes := []rune(plain(*text))
 	if len(runes) > 40 {
 		return string(runes[:39]) + "…"
 	}
-	return *text
+	return string(runes)
 }
 
 // wrap joins parts by commas into lines of about so many letters.

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -22,17 +24,24 @@ func (a *app) initCommand() *cobra.Command {
 		Long: `init writes a project folder over the built-in streams contact, opportunity and engagement: loam.yaml, two feature
 views, a feature service and a dataset request. It writes over no file.`,
 		Example: "  loam init crm && cd crm && loam validate",
-		Args:    cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		Args:    arguments(0, 1, ""),
+		RunE: func(c *cobra.Command, args []string) error {
 			dir := a.dir
 			if len(args) == 1 {
+				if c.Flags().Changed("dir") {
+					return misused("-C %s and %s both name the folder: give one", a.dir, args[0])
+				}
 				dir = args[0]
 			}
 			name, err := initProject(dir)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(a.out, "project %s is in %s; next: loam -C %s backfill FILE.jsonl, or loam -C %s simulate --out events for made-up ones\n", name, dir, dir, dir)
+			in := ""
+			if dir != "." {
+				in = "cd " + quoted(dir) + ", then "
+			}
+			fmt.Fprintf(a.out, "project %s is in %s\nnext: %sloam backfill FILE, or loam simulate --out events for made-up ones\n", name, dir, in)
 			return nil
 		},
 	}
@@ -47,11 +56,14 @@ func initProject(dir string) (string, error) {
 		return "", fmt.Errorf("find the folder: %w", err)
 	}
 	name := strings.Trim(notInNames.ReplaceAllString(strings.ToLower(filepath.Base(abs)), "_"), "_")
-	if name == "" || name[0] < 'a' || name[0] > 'z' {
+	if name == "" {
+		name = "project"
+	}
+	if name[0] < 'a' || name[0] > 'z' {
 		name = "p_" + name
 	}
 	if len(name) > 63 {
-		name = name[:63]
+		name = strings.TrimRight(name[:63], "_")
 	}
 	files := map[string][]byte{".gitignore": []byte(".loam/\n")}
 	example, err := fs.Sub(examples.CRM, "crm")
@@ -76,7 +88,7 @@ func initProject(dir string) (string, error) {
 	}
 	project := string(files[feature.ProjectFile])
 	files[feature.ProjectFile] = []byte(regexp.MustCompile(`(?m)^project: \S+( *)`).ReplaceAllString(project, "project: "+name+"$1"))
-	for path := range files {
+	for _, path := range append([]string{feature.ProjectFile}, slices.Sorted(maps.Keys(files))...) {
 		if _, err := os.Stat(filepath.Join(abs, path)); err == nil && path != ".gitignore" {
 			return "", fmt.Errorf("%s is there already; init writes over no file", filepath.Join(dir, path))
 		}
@@ -94,6 +106,16 @@ func initProject(dir string) (string, error) {
 		}
 	}
 	return name, nil
+}
+
+var safeInShell = regexp.MustCompile(`^[A-Za-z0-9_./-]+$`)
+
+// quoted is a path as a shell takes it.
+func quoted(path string) string {
+	if safeInShell.MatchString(path) {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
 func mustSub(f fs.FS, dir string) fs.FS {

@@ -25,27 +25,36 @@ const (
 	exitMisused = 2
 )
 
-func main() { os.Exit(execute(os.Args[1:])) }
+func main() { os.Exit(execute(os.Args[1:], os.Stdout, os.Stderr)) }
 
-func execute(args []string) int {
+// execute runs a command line and gives its exit code.
+func execute(args []string, out, err *os.File) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	a := newApp(os.Stdout, os.Stderr)
+	a := newApp(out, err)
 	root := a.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
-	if err == nil {
+	root.SetOut(out)
+	root.SetErr(err)
+	c, failed := root.ExecuteContextC(ctx)
+	if failed == nil {
 		return exitFine
 	}
-	if !errors.Is(err, errReported) {
-		fmt.Fprintln(os.Stderr, errorText(err))
+	if !errors.Is(failed, errReported) {
+		a.say("%s", errorText(failed))
 	}
-	if !a.started {
-		return exitMisused
+	if a.started && !errors.As(failed, new(misuse)) {
+		return exitFailed
 	}
-	return exitFailed
+	a.say("usage: %s; `%s --help` tells more", c.UseLine(), c.CommandPath())
+	return exitMisused
 }
+
+// misuse is an error of the command line itself: nothing was done.
+type misuse struct{ error }
+
+func misused(format string, args ...any) error { return misuse{fmt.Errorf(format, args...)} }
 
 // errReported is returned by a command that has printed what is wrong as its result.
 var errReported = errors.New("reported")

@@ -21,7 +21,7 @@ func (a *app) materializeCommand() *cobra.Command {
 to it once it is whole. A worker may go on beside it: nothing is missed. It is for bootstrap, a changed definition and repair;
 the worker does the same by itself where a view can't be read.`,
 		Example: "  loam materialize\n  loam materialize --view profile",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.materialize(c.Context(), names)
 		},

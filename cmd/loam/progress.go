@@ -28,7 +28,7 @@ const (
 
 func (a *app) progress(what string) *progress {
 	now := a.now()
-	return &progress{w: a.err, terminal: a.terminal, what: what, now: a.now, begun: now, shown: now}
+	return &progress{w: a.err, terminal: a.terminal, what: short(&what), now: a.now, begun: now, shown: now}
 }
 
 // at tells how far the work is, and what else there is to say.

@@ -27,13 +27,15 @@ func (a *app) runCommand() *cobra.Command {
 accepted events to the lake and the newest values to the online store, and goes on until it is ended. SIGTERM or Ctrl-C
 makes it commit what it has read first.`,
 		Example: "  loam run\n  loam run --until-end               # take what is there, and end\n  loam run --stream contact --commit-every 10s",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			switch onGap {
 			case "stop", "earliest":
 			default:
-				a.started = false
-				return fmt.Errorf("--on-gap is stop or earliest, not %q", onGap)
+				return misused("--on-gap is stop or earliest, not %q", onGap)
+			}
+			if o.commitEvery <= 0 || o.commitRows < 1 {
+				return misused("--commit-every is more than 0s and --commit-rows at least 1")
 			}
 			o.earliestOnGap = onGap == "earliest"
 			return a.run(c.Context(), o, streams)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,13 +26,12 @@ func (a *app) simulateCommand() *cobra.Command {
 gives the same events. They go to files, or with --topics to the project's topics: its broker's, or its topic folders.`,
 		Example: "  loam simulate --contacts 1000 --days 90 --out events\n" +
 			"  loam simulate --contacts 1000 --format parquet --out events\n" +
-			"  loam simulate --contacts 1000 --events 100000 --topics -C crm\n" +
+			"  loam simulate --contacts 1000 --events 20000 --topics\n" +
 			"  loam simulate --contacts 1000 --labels 500 --out events    # and events/labels.csv",
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := f.check(); err != nil {
-				a.started = false
-				return err
+				return misuse{err}
 			}
 			return a.simulate(c.Context(), f)
 		},
@@ -110,8 +110,7 @@ func (a *app) simulate(ctx context.Context, f simulateFlags) error {
 		f.config.Start = a.now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -f.config.Days)
 	}
 	if err := f.config.Validate(); err != nil {
-		a.started = false
-		return err
+		return misuse{err}
 	}
 	w, where, err := a.openEventWriter(ctx, f)
 	if err != nil {
@@ -146,7 +145,7 @@ func (a *app) simulate(ctx context.Context, f simulateFlags) error {
 		}
 		table(out, rows)
 		if parquet, ok := w.(*simulate.Parquet); ok && parquet.LeftOut > 0 {
-			fmt.Fprintf(out, "%s have no place in Parquet and were left out\n", count(int64(parquet.LeftOut), "malformed event"))
+			fmt.Fprintf(out, "left out, having no place in Parquet: %s\n", count(int64(parquet.LeftOut), "malformed event"))
 		}
 		if f.labels > 0 {
 			fmt.Fprintf(out, "%s in %s, %s churned\n", count(int64(f.labels), "label"), filepath.Join(f.out, "labels.csv"), number(int64(churned)))
@@ -182,7 +181,7 @@ func (a *app) openEventWriter(ctx context.Context, f simulateFlags) (w eventWrit
 	topics := simulate.TopicsOf(func(stream string) string { return p.Stream(stream).Topic })
 	if len(p.Broker.Seeds) > 0 {
 		k, err := simulate.DialKafka(ctx, p.Broker.Seeds, topics, f.partitions)
-		return kafkaWriter{ctx, k}, fmt.Sprintf("the broker at %v", p.Broker.Seeds), err
+		return kafkaWriter{ctx, k}, "the broker at " + strings.Join(p.Broker.Seeds, ", "), err
 	}
 	dir := filepath.Dir(topicDir(p, "x"))
 	w, err = simulate.OpenFolder(dir, topics, f.partitions)

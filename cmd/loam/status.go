@@ -24,7 +24,7 @@ func (a *app) statusCommand() *cobra.Command {
 		Long: `status shows, per stream and partition, what was read and what became of it (read = accepted + refused + duplicate), the next
 offset, and the watermark: the event time up to which it is taken as complete. Files are summed up.`,
 		Example: "  loam status\n  loam status --stream contact --json",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.status(c.Context(), streams)
 		},
@@ -126,7 +126,22 @@ func statusOf(ctx context.Context, l *lake.Lake, s *feature.Stream) (streamStatu
 			RecordedAt: time.UnixMicro(at.RecordedAt).UTC(), Counts: at.Counts,
 		})
 	}
+	for _, f := range log.Files {
+		if h := next(taken, f.SHA256); h < f.Next {
+			one.Behind += f.Next - h
+		}
+	}
 	return one, nil
+}
+
+// next is the line or row of a file from which on a table lacks it.
+func next(o lake.Offsets, sha256 string) int64 {
+	for _, f := range o.Files {
+		if f.SHA256 == sha256 {
+			return f.Next
+		}
+	}
+	return 0
 }
 
 func (p projectStatus) print(w io.Writer, now time.Time) {
@@ -134,7 +149,7 @@ func (p projectStatus) print(w io.Writer, now time.Time) {
 	for _, s := range p.Streams {
 		mark, age := "", ""
 		if s.Watermark != nil {
-			mark, age = moment(s.Watermark.UnixMicro()), now.Sub(*s.Watermark).Round(time.Second).String()
+			mark, age = moment(s.Watermark.UnixMicro()), elapsed(now.Sub(*s.Watermark).Truncate(time.Second))
 		}
 		what := fmt.Sprintf("all, %s", count(int64(s.Files), "file"))
 		rows = append(rows, []string{s.Stream, what, "", number(s.Counts.Read), number(s.Counts.Accepted), number(s.Counts.Refused),
@@ -142,7 +157,7 @@ func (p projectStatus) print(w io.Writer, now time.Time) {
 		for _, one := range s.Partitions {
 			rows = append(rows, []string{"", fmt.Sprintf("%s/%d", one.Topic, one.Partition), number(one.Next), number(one.Counts.Read),
 				number(one.Counts.Accepted), number(one.Counts.Refused), number(one.Counts.Duplicate), moment(one.Watermark.UnixMicro()),
-				now.Sub(one.Watermark).Round(time.Second).String()})
+				elapsed(now.Sub(one.Watermark).Truncate(time.Second))})
 		}
 	}
 	table(w, rows)
@@ -155,7 +170,7 @@ func (p projectStatus) print(w io.Writer, now time.Time) {
 			what string
 		}{
 			{s.Counts.IDReuse, "reused an event id with another key or time"}, {s.Counts.Extra, "had fields outside the schema"},
-			{s.Counts.Ahead, "of files lie ahead of the clock"}, {s.Counts.Unkeyed, "had a record key that is not the entity's"},
+			{s.Counts.Ahead, "from files with a time ahead of the clock"}, {s.Counts.Unkeyed, "had a record key that is not the entity's"},
 		} {
 			if c.n > 0 {
 				fmt.Fprintf(w, "  %s: %s %s\n", s.Stream, count(c.n, "event"), c.what)
@@ -163,6 +178,6 @@ func (p projectStatus) print(w io.Writer, now time.Time) {
 		}
 	}
 	if p.Stray.Refused > 0 {
-		fmt.Fprintf(w, "  %s of no stream were refused\n", count(p.Stray.Refused, "event"))
+		fmt.Fprintf(w, "  refused, being of no stream: %s\n", count(p.Stray.Refused, "event"))
 	}
 }

@@ -21,8 +21,11 @@ func (a *app) verifyCommand() *cobra.Command {
 row; it checks intervals, positions, duplicates, counts and offsets besides. It ends with 1 where anything differs, and draws
 the first differences.`,
 		Example: "  loam verify\n  loam verify --stream contact --json",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if buckets < 0 {
+				return misused("--buckets is at least 0, not %d", buckets)
+			}
 			return a.verify(c.Context(), streams, buckets)
 		},
 	}
@@ -51,7 +54,7 @@ func (a *app) verify(ctx context.Context, names []string, buckets int) error {
 		})
 		bar.end()
 		if err != nil {
-			return fmt.Errorf("verify %s: %w", s.Name, err)
+			return err
 		}
 		fine = fine && r.OK()
 		reports = append(reports, r)
