@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -189,6 +190,7 @@ func compareDatasets(t *testing.T, dir string, lines [][]byte, differ bool) {
 			last = max(last, f.eventTime)
 		}
 	}
+	slices.Sort(contacts) // a map's order is no seed's
 	contacts = append(contacts, "nobody")
 	type label struct {
 		contact string
@@ -213,14 +215,14 @@ func compareDatasets(t *testing.T, dir string, lines [][]byte, differ bool) {
 		out := filepath.Join(dir, clock+".parquet")
 		run(t, dir, "dataset", "build", "--labels", filepath.Join(dir, "labels.csv"), "--features", "state:*,fresh:*,tickets:*", "--as-of", clock, "--out", out)
 		r := openLake(t, dir)
-		got[clock] = r.texts(t, sql.Render(`SELECT concat_ws(' ', n, coalesce(state__mkt_status, 'null'), coalesce(state__total::VARCHAR, 'null'),
+		got[clock] = r.texts(t, sql.Render(`SELECT concat_ws(' ', n, contact_id, epoch_us(event_timestamp), coalesce(state__mkt_status, 'null'), coalesce(state__total::VARCHAR, 'null'),
 coalesce(fresh__open::VARCHAR, 'null'), tickets__n_1d, tickets__n_7d) FROM read_parquet({path})`, sql.Args{"path": sql.Literal(out)}))
 		if len(got[clock]) != len(labels) {
 			t.Fatalf("clock %s: %d rows for %d labels", clock, len(got[clock]), len(labels))
 		}
 		wrong := 0
 		for i, l := range labels {
-			want := fmt.Sprint(i, " ", answer(changes[l.contact], engagements[l.contact], l.at, clock == "served"))
+			want := fmt.Sprintf("%d %s %d %s", i, l.contact, l.at, answer(changes[l.contact], engagements[l.contact], l.at, clock == "served"))
 			if got[clock][i] != want {
 				if wrong++; wrong <= 5 {
 					t.Errorf("clock %s, label %s at %d: %q, want %q", clock, l.contact, l.at, got[clock][i], want)

@@ -4,12 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/loamdata/loam/feature"
@@ -80,7 +80,6 @@ func stateOf(t *testing.T, dir string) state {
 	t.Helper()
 	verifyClean(t, dir)
 	without := append(slices.Clone(recordedColumns), positionColumns...)
-	// Without a processed time the ids and times of the first delivery count; which delivery that was may differ.
 	return state{logRows(t, dir, "contact", without...), logRows(t, dir, "engagement", without...), historyRows(t, dir, "contact", without...)}
 }
 
@@ -101,16 +100,19 @@ func TestHelpdeskDirtyEqualsClean(t *testing.T) {
 		t.Fatalf("clean: %+v", took)
 	}
 	want := stateOf(t, clean)
+	lines := helpdeskLines(t, "helpdesk_dirty.jsonl.gz")
 
 	t.Run("whole, twice and renamed", func(t *testing.T) {
 		dir := newProject(t, "")
+		refused := map[string]letter{}
+		lettersOf(t, dirty, lines, 0, refused)
 		first := backfill(t, dir, dirty)
 		addUp(t, first)
 		if c := first.Total; c.Read != dirtyLines || c.Refused != malformedLines || c.Accepted != helpdeskEvents {
 			t.Errorf("%+v", c)
 		}
 		stateOf(t, dir).same(t, want)
-		lettersAre(t, dir, malformed(t))
+		lettersAre(t, dir, refused)
 		renamed := filepath.Join(t.TempDir(), "renamed.jsonl.gz")
 		text, err := os.ReadFile(dirty)
 		if err != nil {
@@ -121,16 +123,17 @@ func TestHelpdeskDirtyEqualsClean(t *testing.T) {
 			t.Errorf("loaded again: %+v", again)
 		}
 		stateOf(t, dir).same(t, want)
-		lettersAre(t, dir, malformed(t))
+		lettersAre(t, dir, refused)
 	})
 	t.Run("in two backfills", func(t *testing.T) {
 		dir := newProject(t, "")
-		lines := helpdeskLines(t, "helpdesk_dirty.jsonl.gz")
+		refused := map[string]letter{}
 		half := len(lines) / 2
 		var sum counts
 		for i, part := range [][][]byte{lines[:half], lines[half:]} {
 			path := filepath.Join(t.TempDir(), fmt.Sprintf("part%d.jsonl", i))
 			write(t, path, string(bytes.Join(part, []byte("\n")))+"\n")
+			lettersOf(t, path, part, i*half, refused)
 			took := backfill(t, dir, path)
 			addUp(t, took)
 			sum = counts{sum.Read + took.Total.Read, sum.Accepted + took.Total.Accepted, sum.Refused + took.Total.Refused, sum.Duplicate + took.Total.Duplicate}
@@ -139,6 +142,7 @@ func TestHelpdeskDirtyEqualsClean(t *testing.T) {
 			t.Errorf("%+v", sum)
 		}
 		stateOf(t, dir).same(t, want)
+		lettersAre(t, dir, refused)
 	})
 }
 
@@ -149,22 +153,67 @@ func addUp(t *testing.T, took taken) {
 	}
 }
 
-// lettersAre fails the test unless the dead letters are these lines of one file, each with its reason.
-func lettersAre(t *testing.T, dir string, lines map[int64]string) {
+// letter is a dead letter as a test expects it.
+type letter struct {
+	reason feature.Reason
+	body   string
+}
+
+// lettersOf are the dead letters that a file with these lines must leave, by position; the lines begin at number first of
+// the dirty file.
+func lettersOf(t *testing.T, path string, lines [][]byte, first int, into map[string]letter) {
 	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line, kind := range malformed(t) {
+		if at := int(line) - first; at >= 0 && at < len(lines) {
+			reason, known := reasons[kind]
+			if !known {
+				t.Fatalf("the manifest has the unknown kind %q", kind)
+			}
+			into[fmt.Sprintf("file:%x/0@%d", sha256.Sum256(text), at)] = letter{reason, string(lines[at])}
+		}
+	}
+}
+
+// lettersAre fails the test unless the dead letters are these, each once, with its reason and the bytes of its line.
+func lettersAre(t *testing.T, dir string, want map[string]letter) {
+	t.Helper()
+	r := openLake(t, dir)
+	letters, err := r.OpenDeadLetters(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := map[string]bool{}
+	err = letters.Each(t.Context(), r.db, "true", 10*malformedLines, func(l feature.DeadLetter) error {
+		at := l.Position.String()
+		if kept[at] {
+			t.Errorf("%s is kept twice", at)
+		}
+		kept[at] = true
+		if w, ok := want[at]; !ok || l.Reason != w.reason || string(l.Body) != w.body {
+			t.Errorf("%s: %s, want %s, and the bytes of its line: %v", at, l.Reason, w.reason, string(l.Body) == w.body)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(want) != malformedLines || len(kept) != len(want) {
+		t.Errorf("%d dead letters, want %d of %d", len(kept), len(want), malformedLines)
+	}
+	// The command tells the same.
 	list := runJSON[struct {
 		Letters []struct{ Position, Reason string }
 	}](t, dir, "dlq", "list", "--limit", "10000")
-	if len(list.Letters) != len(lines) {
-		t.Errorf("%d dead letters, want %d", len(list.Letters), len(lines))
-	}
 	for _, l := range list.Letters {
-		var line int64
-		if _, err := fmt.Sscanf(l.Position[strings.LastIndexByte(l.Position, '@'):], "@%d", &line); err != nil {
-			t.Fatalf("position %q: %v", l.Position, err)
+		if string(want[l.Position].reason) != l.Reason {
+			t.Errorf("dlq list: %s: %s, want %s", l.Position, l.Reason, want[l.Position].reason)
 		}
-		if kind, ok := lines[line]; !ok || l.Reason != string(reasons[kind]) {
-			t.Errorf("line %d, %s: %s, want %s", line, kind, l.Reason, reasons[kind])
-		}
+	}
+	if len(list.Letters) != len(want) {
+		t.Errorf("dlq list: %d dead letters, want %d", len(list.Letters), len(want))
 	}
 }
