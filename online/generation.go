@@ -276,33 +276,16 @@ func (s *Store) Switch(ctx context.Context, view string, g Generation) error {
 
 // remove unlinks the hashes of a generation, and then forgets it.
 func (s *Store) remove(ctx context.Context, view string, g Generation) error {
-	match := globEscape(keyPrefix(s.project, view, g.Number)) + "{*"
-	iterator := s.redis.Scan(ctx, 0, match, 1000).Iterator()
-	var keys []string
-	unlink := func() error {
-		if len(keys) == 0 {
-			return nil
-		}
+	err := s.eachKeys(ctx, view, g.Number, func(keys []string) error {
 		_, err := s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for _, k := range keys {
 				p.Unlink(ctx, k)
 			}
 			return nil
 		})
-		keys = keys[:0]
 		return err
-	}
-	for iterator.Next(ctx) {
-		if keys = append(keys, iterator.Val()); len(keys) == 1000 {
-			if err := unlink(); err != nil {
-				return fmt.Errorf("remove generation %d of %s: %w", g.Number, view, err)
-			}
-		}
-	}
-	if err := iterator.Err(); err != nil {
-		return fmt.Errorf("remove generation %d of %s: %w", g.Number, view, err)
-	}
-	if err := unlink(); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("remove generation %d of %s: %w", g.Number, view, err)
 	}
 	fields := []string{strconv.FormatInt(g.Number, 10), fmt.Sprintf("%d:%s", g.Number, fieldJoined)}
@@ -313,6 +296,29 @@ func (s *Store) remove(ctx context.Context, view string, g Generation) error {
 		return fmt.Errorf("forget generation %d of %s: %w", g.Number, view, err)
 	}
 	return nil
+}
+
+// eachKeys hands over the keys of a generation's hashes, some at a time, of which one may come twice. The slice is used
+// again after use returns.
+func (s *Store) eachKeys(ctx context.Context, view string, generation int64, use func(keys []string) error) error {
+	match := globEscape(keyPrefix(s.project, view, generation)) + "{*"
+	iterator := s.redis.Scan(ctx, 0, match, pipelineCalls).Iterator()
+	keys := make([]string, 0, pipelineCalls)
+	for iterator.Next(ctx) {
+		if keys = append(keys, iterator.Val()); len(keys) == cap(keys) {
+			if err := use(keys); err != nil {
+				return err
+			}
+			keys = keys[:0]
+		}
+	}
+	if err := iterator.Err(); err != nil {
+		return fmt.Errorf("list the hashes of generation %d of %s: %w", generation, view, err)
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	return use(keys)
 }
 
 // globEscape escapes what SCAN's patterns give a meaning to.

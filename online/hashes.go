@@ -24,21 +24,7 @@ type Hash struct {
 // hash that is written meanwhile is given as it is before or after, one that expires may be left out, and one may come
 // more than once. Every hash that is there from the beginning to the end comes.
 func (s *Store) EachHash(ctx context.Context, view string, generation int64, yield func(Hash) error) error {
-	match := globEscape(keyPrefix(s.project, view, generation)) + "{*"
-	iterator := s.redis.Scan(ctx, 0, match, pipelineCalls).Iterator()
-	keys := make([]string, 0, pipelineCalls)
-	for iterator.Next(ctx) {
-		if keys = append(keys, iterator.Val()); len(keys) == cap(keys) {
-			if err := s.Hashes(ctx, keys, yield); err != nil {
-				return err
-			}
-			keys = keys[:0]
-		}
-	}
-	if err := iterator.Err(); err != nil {
-		return fmt.Errorf("list the hashes of generation %d of %s: %w", generation, view, err)
-	}
-	return s.Hashes(ctx, keys, yield)
+	return s.eachKeys(ctx, view, generation, func(keys []string) error { return s.Hashes(ctx, keys, yield) })
 }
 
 // Hashes hands over the hashes with these keys, without those that are not there.

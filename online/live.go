@@ -1,7 +1,6 @@
 package online
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -177,37 +176,49 @@ func (l *Live) settle(ctx context.Context, w *ViewWriter) error {
 		if g.State != Ready {
 			continue
 		}
-		var gaps []feature.Span
-		var files []feature.Partition
 		ends := map[feature.Partition]int64{}
 		for p, at := range offsets.Partitions {
-			if mark := g.Marks[p]; mark < at.Next {
-				gaps = append(gaps, feature.Span{Partition: p, From: mark, To: at.Next})
-				ends[p] = at.Next
-			}
+			ends[p] = at.Next
 		}
-		for p, mark := range g.Marks {
+		var files []feature.Partition
+		for p := range g.Marks {
 			if feature.Live(p.Topic) {
 				continue
 			}
-			if at, ok := offsets.Of(p); ok && mark < at.Next {
-				gaps = append(gaps, feature.Span{Partition: p, From: mark, To: at.Next})
+			if at, ok := offsets.Of(p); ok {
+				ends[p] = at.Next
 			}
 			files = append(files, p)
 		}
-		if len(gaps) > 0 {
-			slices.SortFunc(gaps, func(a, b feature.Span) int {
-				return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Index, b.Index))
-			})
-			if err := w.catchUp(ctx, l.lake, g.Number, gaps); err != nil {
-				return err
-			}
+		if err := l.raise(ctx, w, g, ends); err != nil {
+			return err
 		}
-		if err := errors.Join(l.store.Mark(ctx, w.view.Name, g.Number, ends), l.store.unmark(ctx, w.view.Name, g.Number, files)); err != nil {
+		if err := l.store.unmark(ctx, w.view.Name, g.Number, files); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// raise writes to a generation what it lacks before the ends, once the lake has it, and marks them. Marks that are further
+// stay.
+func (l *Live) raise(ctx context.Context, w *ViewWriter, g Generation, ends map[feature.Partition]int64) error {
+	var gaps []feature.Span
+	raised := map[feature.Partition]int64{}
+	for p, end := range ends {
+		if mark := g.Marks[p]; mark < end {
+			gaps = append(gaps, feature.Span{Partition: p, From: mark, To: end})
+			raised[p] = end
+		}
+	}
+	if len(gaps) == 0 {
+		return nil
+	}
+	slices.SortFunc(gaps, feature.CompareSpans)
+	if err := w.catchUp(ctx, l.lake, g.Number, gaps); err != nil {
+		return fmt.Errorf("catch generation %d of %s up: %w", g.Number, w.view.Name, err)
+	}
+	return l.store.Mark(ctx, w.view.Name, g.Number, raised)
 }
 
 // CatchUp writes to every generation that is read what it lacks before the positions, once the lake has it: batches that
@@ -223,21 +234,7 @@ func (l *Live) CatchUp(ctx context.Context, positions map[string]map[feature.Par
 				if g.State != Ready {
 					continue
 				}
-				var gaps []feature.Span
-				ends := map[feature.Partition]int64{}
-				for p, at := range positions[stream] {
-					if mark := g.Marks[p]; mark < at {
-						gaps = append(gaps, feature.Span{Partition: p, From: mark, To: at})
-						ends[p] = at
-					}
-				}
-				if len(gaps) == 0 {
-					continue
-				}
-				if err := w.catchUp(ctx, l.lake, g.Number, gaps); err != nil {
-					return fmt.Errorf("catch generation %d of %s up: %w", g.Number, w.view.Name, err)
-				}
-				if err := l.store.Mark(ctx, w.view.Name, g.Number, ends); err != nil {
+				if err := l.raise(ctx, w, g, positions[stream]); err != nil {
 					return err
 				}
 			}
