@@ -1,6 +1,8 @@
 package feature
 
 import (
+	"cmp"
+
 	"github.com/apache/arrow-go/v18/arrow"
 )
 
@@ -33,6 +35,14 @@ type Partition struct {
 	Topic string
 	Index int32
 }
+
+// Compare orders partitions by topic and index.
+func (p Partition) Compare(o Partition) int {
+	return cmp.Or(cmp.Compare(p.Topic, o.Topic), cmp.Compare(p.Index, o.Index))
+}
+
+// CompareSpans orders spans by their partitions.
+func CompareSpans(a, b Span) int { return a.Partition.Compare(b.Partition) }
 
 // Span is what a batch covers of one partition: every offset in [From, To), whatever became of it.
 type Span struct {

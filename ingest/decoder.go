@@ -334,12 +334,7 @@ func (d *decoder) flush(ctx context.Context) (*feature.Batch, error) {
 		return nil, fmt.Errorf("drop old duplicates: %w", err)
 	}
 	b := &feature.Batch{Stream: d.stream, Refused: d.refused, Late: d.late, Rows: []arrow.RecordBatch{rows}}
-	for _, p := range slices.SortedFunc(maps.Keys(d.spans), func(a, b feature.Partition) int {
-		if c := strings.Compare(a.Topic, b.Topic); c != 0 {
-			return c
-		}
-		return int(a.Index - b.Index)
-	}) {
+	for _, p := range slices.SortedFunc(maps.Keys(d.spans), feature.Partition.Compare) {
 		b.Spans = append(b.Spans, *d.spans[p])
 		d.from[p] = d.spans[p].To
 	}

@@ -98,9 +98,6 @@ func (s *Stream) commitLog(ctx context.Context, b *feature.Batch, known int64, r
 
 // wrote notes a snapshot of the log as this stream's own.
 func (s *Stream) wrote(snapshotID int64) {
-	if s.merger != nil {
-		s.merger.wrote(snapshotID)
-	}
 	maps.DeleteFunc(s.own, func(id int64, _ bool) bool { return s.log.tbl.SnapshotByID(id) == nil })
 	s.own[snapshotID] = true
 }

@@ -34,13 +34,10 @@ type merger struct {
 	index       *index // nil until it is needed
 	logHead     int64
 	historyHead int64
-	ownLog      map[int64]bool // snapshots of the log since logHead that this worker wrote
+	ownLog      map[int64]bool // the stream's own snapshots of the log, whose rows are given to commit
 	files       []*liveFile
 	fileOf      map[string]int32 // by path
 }
-
-// wrote tells that this worker has committed a snapshot to the log, whose rows it will be given.
-func (m *merger) wrote(snapshotID int64) { m.ownLog[snapshotID] = true }
 
 // keyChanges are the changes of one key in a batch.
 type keyChanges struct {
@@ -253,7 +250,6 @@ func (m *merger) refresh(ctx context.Context) error {
 			return m.load(ctx)
 		}
 		m.logHead = head
-		clear(m.ownLog)
 	}
 	if head := m.history.SnapshotID(); head != m.historyHead {
 		if err := m.loadFiles(ctx); err != nil {

@@ -1,7 +1,6 @@
 package lake
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -87,7 +86,7 @@ func (l *Lake) OpenStream(ctx context.Context, def *feature.Stream, o StreamOpti
 	if s.history, err = l.openTable(ctx, HistoryName(def.Name)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	s.merger = &merger{layout: s.layout, log: s.log, history: s.history, db: s.db, ownLog: map[int64]bool{}}
+	s.merger = &merger{layout: s.layout, log: s.log, history: s.history, db: s.db, ownLog: s.own}
 	if err := s.catchUp(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -215,9 +214,7 @@ func missing(log, history Offsets) []feature.Span {
 	for _, f := range log.Files {
 		add(feature.Partition{Topic: feature.FileTopicPrefix + f.SHA256}, Offset{Next: f.Next, Watermark: f.Watermark, Counts: f.Counts}, f.Done)
 	}
-	slices.SortFunc(spans, func(a, b feature.Span) int {
-		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Index, b.Index))
-	})
+	slices.SortFunc(spans, feature.CompareSpans)
 	return spans
 }
 

@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -233,7 +232,5 @@ func allOf(o lake.Offsets) map[feature.Partition]held {
 }
 
 func sortedPartitions(of map[feature.Partition]held) []feature.Partition {
-	return slices.SortedFunc(maps.Keys(of), func(a, b feature.Partition) int {
-		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Index, b.Index))
-	})
+	return slices.SortedFunc(maps.Keys(of), feature.Partition.Compare)
 }

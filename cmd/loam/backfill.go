@@ -145,13 +145,13 @@ func (b *backfill) take(ctx context.Context, f ingest.File, progress func(bytes 
 	starts := map[string]int64{}
 	from := int64(-1)
 	done := 0
-	for _, name := range b.line.names() {
-		offsets, err := b.line.streams[name].offsets()
+	for _, o := range b.line.all() {
+		offsets, err := o.offsets()
 		if err != nil {
 			return err
 		}
 		at, _ := offsets.Of(partition)
-		starts[name] = at.Next
+		starts[o.def.Name] = at.Next
 		if from < 0 || at.Next < from {
 			from = at.Next
 		}
@@ -202,29 +202,16 @@ func (b *backfill) take(ctx context.Context, f ingest.File, progress func(bytes 
 
 // add routes records, which decides on duplicates.
 func (b *backfill) add(router *ingest.Router, records []ingest.Record, now int64) {
-	b.lockIDs()
-	defer b.unlockIDs()
+	defer lockIDs(b.line.all())()
 	for i := range records {
 		router.Add(&records[i], now)
 	}
 	b.read += int64(len(records))
 }
 
-func (b *backfill) lockIDs() {
-	for _, name := range b.line.names() {
-		b.line.streams[name].ids.Lock()
-	}
-}
-
-func (b *backfill) unlockIDs() {
-	for _, o := range b.line.streams {
-		o.ids.Unlock()
-	}
-}
-
 // flush takes what waits in the router and has it committed beside what follows, once the commit before has ended.
 func (b *backfill) flush(ctx context.Context, router *ingest.Router, ends []ingest.End) error {
-	b.lockIDs()
+	unlock := lockIDs(b.line.all())
 	made, err := router.Flush(ctx, ends)
 	batches := make([]routed, len(made))
 	for i, m := range made {
@@ -233,7 +220,7 @@ func (b *backfill) flush(ctx context.Context, router *ingest.Router, ends []inge
 			batches[i].known = b.line.streams[m.Stream.Name].known
 		}
 	}
-	b.unlockIDs()
+	unlock()
 	if err = errors.Join(err, b.settle()); err != nil {
 		release(batches)
 		return err

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
 	"github.com/loamdata/loam/sql"
 )
 
@@ -110,6 +111,13 @@ type reasonCount struct {
 }
 
 func (a *app) listLetters(ctx context.Context, stream, reason string, limit int) error {
+	return a.withLetters(ctx, func(p *feature.Project, letters *lake.DeadLetters, db *sql.DB) error {
+		return a.printLetters(ctx, p, letters, db, stream, reason, limit)
+	})
+}
+
+// withLetters opens the project's dead letters for use, and a database to read them in.
+func (a *app) withLetters(ctx context.Context, use func(*feature.Project, *lake.DeadLetters, *sql.DB) error) error {
 	p, l, err := a.open(ctx)
 	if err != nil {
 		return err
@@ -124,6 +132,10 @@ func (a *app) listLetters(ctx context.Context, stream, reason string, limit int)
 		return err
 	}
 	defer db.Close()
+	return use(p, letters, db)
+}
+
+func (a *app) printLetters(ctx context.Context, p *feature.Project, letters *lake.DeadLetters, db *sql.DB, stream, reason string, limit int) error {
 	condition := sql.Fragment("true")
 	if stream != "" {
 		condition += " AND stream = " + sql.Literal(stream)
@@ -135,7 +147,7 @@ func (a *app) listLetters(ctx context.Context, stream, reason string, limit int)
 		Reasons []reasonCount `json:"reasons"`
 		Letters []letter      `json:"letters"`
 	}{[]reasonCount{}, []letter{}}
-	err = letters.Each(ctx, db, condition, max(limit, 0), func(d feature.DeadLetter) error {
+	err := letters.Each(ctx, db, condition, limit, func(d feature.DeadLetter) error {
 		result.Letters = append(result.Letters, letterOf(d, false))
 		return nil
 	})
@@ -204,29 +216,17 @@ func streamText(stream string) string {
 }
 
 func (a *app) showLetter(ctx context.Context, p feature.Position) error {
-	_, l, err := a.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	letters, err := l.OpenDeadLetters(ctx)
-	if err != nil {
-		return err
-	}
-	db, err := sql.Open(ctx, sql.Options{Files: true, Threads: 1})
-	if err != nil {
-		return err
-	}
-	defer db.Close()
 	var found []letter
 	topic := "topic = " + string(sql.Literal(p.Topic))
 	if strings.HasPrefix(p.Topic, feature.FileTopicPrefix) {
 		topic = fmt.Sprintf("starts_with(topic, %s)", sql.Literal(p.Topic)) // the hash may be cut
 	}
 	condition := sql.Fragment(fmt.Sprintf(`%s AND "partition" = %d AND "offset" = %d`, topic, p.Partition, p.Offset))
-	err = letters.Each(ctx, db, condition, 2, func(d feature.DeadLetter) error {
-		found = append(found, letterOf(d, true))
-		return nil
+	err := a.withLetters(ctx, func(_ *feature.Project, letters *lake.DeadLetters, db *sql.DB) error {
+		return letters.Each(ctx, db, condition, 2, func(d feature.DeadLetter) error {
+			found = append(found, letterOf(d, true))
+			return nil
+		})
 	})
 	if err != nil {
 		return err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -105,6 +104,28 @@ func (n *line) close() error {
 // names are the open streams' names, sorted.
 func (n *line) names() []string { return slices.Sorted(maps.Keys(n.streams)) }
 
+// all are the open streams, by name.
+func (n *line) all() []*openStream {
+	var all []*openStream
+	for _, name := range n.names() {
+		all = append(all, n.streams[name])
+	}
+	return all
+}
+
+// lockIDs takes what is known of the streams' identities, for whom decides on duplicates, and gives what frees it. The
+// streams must be in the order of [line.all].
+func lockIDs(streams []*openStream) (unlock func()) {
+	for _, o := range streams {
+		o.ids.Lock()
+	}
+	return func() {
+		for _, o := range streams {
+			o.ids.Unlock()
+		}
+	}
+}
+
 // dedups are what the streams' routers decide duplicates by.
 func (n *line) dedups() map[string]*ingest.Dedup {
 	dedups := map[string]*ingest.Dedup{}
@@ -144,13 +165,9 @@ func (o outcome) total() feature.Counts {
 func (n *line) commit(ctx context.Context, batches []routed, did outcome) error {
 	var letters []feature.DeadLetter
 	var spans []feature.Span
-	byStream := map[string][]routed{}
 	for _, b := range batches {
 		letters = append(letters, b.Refused...)
 		spans = append(spans, b.Spans...)
-		if b.Stream != nil {
-			byStream[b.Stream.Name] = append(byStream[b.Stream.Name], b)
-		}
 	}
 	if len(letters) > 0 {
 		strays, err := n.newStrays(letters)
@@ -162,8 +179,8 @@ func (n *line) commit(ctx context.Context, batches []routed, did outcome) error 
 		}
 		did.of("").Counts.Add(feature.Counts{Read: strays, Refused: strays})
 	}
-	for _, name := range slices.Sorted(maps.Keys(byStream)) {
-		if err := n.streams[name].commit(ctx, merge(byStream[name]), did.of(name)); err != nil {
+	for _, b := range mergeByStream(batches) {
+		if err := n.streams[b.Stream.Name].commit(ctx, b, did.of(b.Stream.Name)); err != nil {
 			return err
 		}
 	}
@@ -209,6 +226,21 @@ func (o *openStream) commit(ctx context.Context, b routed, did *streamOutcome) e
 	return nil
 }
 
+// mergeByStream makes one batch a stream, by the streams' names; batches of no stream are left out.
+func mergeByStream(batches []routed) []routed {
+	byStream := map[string][]routed{}
+	for _, b := range batches {
+		if b.Stream != nil {
+			byStream[b.Stream.Name] = append(byStream[b.Stream.Name], b)
+		}
+	}
+	var merged []routed
+	for _, name := range slices.Sorted(maps.Keys(byStream)) {
+		merged = append(merged, merge(byStream[name]))
+	}
+	return merged
+}
+
 // merge makes one batch of several of a stream, in the order in which they were made.
 func merge(batches []routed) routed {
 	if len(batches) == 1 {
@@ -234,9 +266,7 @@ func merge(batches []routed) routed {
 	for _, s := range spans {
 		all.Spans = append(all.Spans, *s)
 	}
-	slices.SortFunc(all.Spans, func(a, b feature.Span) int {
-		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Index, b.Index))
-	})
+	slices.SortFunc(all.Spans, feature.CompareSpans)
 	return all
 }
 

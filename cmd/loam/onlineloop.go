@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -106,12 +104,7 @@ func (o *onlineLoop) complete(ctx context.Context) (bool, error) {
 
 // write writes batches, in their order.
 func (o *onlineLoop) write(ctx context.Context, items []routed) error {
-	byStream := map[string][]routed{}
-	for _, b := range items {
-		byStream[b.Stream.Name] = append(byStream[b.Stream.Name], b)
-	}
-	for _, name := range slices.Sorted(maps.Keys(byStream)) {
-		b := merge(byStream[name])
+	for _, b := range mergeByStream(items) {
 		err := o.try(ctx, func() error {
 			_, err := o.live.Write(ctx, b.Batch)
 			return err
@@ -119,10 +112,10 @@ func (o *onlineLoop) write(ctx context.Context, items []routed) error {
 		if err != nil || ctx.Err() != nil {
 			return err
 		}
-		at := o.positions[name]
+		at := o.positions[b.Stream.Name]
 		if at == nil {
 			at = map[feature.Partition]int64{}
-			o.positions[name] = at
+			o.positions[b.Stream.Name] = at
 		}
 		for _, s := range b.Spans {
 			at[s.Partition] = s.To

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -77,14 +75,10 @@ func (b routed) copy() routed {
 
 // drop leaves of all that waits one batch a stream without rows, whose spans say up to where it was read.
 func (q *queue) drop() {
-	byStream := map[string][]routed{}
-	for _, b := range q.items {
-		b.Release()
-		byStream[b.Stream.Name] = append(byStream[b.Stream.Name], b)
-	}
+	release(q.items)
+	merged := mergeByStream(q.items)
 	q.items, q.rows = nil, 0
-	for _, name := range slices.Sorted(maps.Keys(byStream)) {
-		b := merge(byStream[name])
+	for _, b := range merged {
 		for i, s := range b.Spans {
 			b.Spans[i] = feature.Span{Partition: s.Partition, TopicID: s.TopicID, From: s.To, To: s.To}
 		}

@@ -101,9 +101,6 @@ type kafkaWriter struct {
 func (k kafkaWriter) Write(e simulate.Event) error { return k.kafka.Write(k.ctx, e) }
 func (k kafkaWriter) Close() error                 { return k.kafka.Close(k.ctx) }
 
-// drainMaxSimulate bounds how long a broker may take for the last events.
-const drainMaxSimulate = 2 * time.Minute
-
 func (a *app) simulate(ctx context.Context, f simulateFlags) error {
 	if f.config.Start.IsZero() {
 		// Whole days, so that the events of a day are the same whenever they are made on it.

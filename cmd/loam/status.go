@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -110,13 +109,7 @@ func statusOf(ctx context.Context, l *lake.Lake, s *feature.Stream) (streamStatu
 		at := time.UnixMicro(mark).UTC()
 		one.Watermark = &at
 	}
-	byName := func(a, b feature.Partition) int {
-		if c := strings.Compare(a.Topic, b.Topic); c != 0 {
-			return c
-		}
-		return int(a.Index - b.Index)
-	}
-	for _, p := range slices.SortedFunc(maps.Keys(log.Partitions), byName) {
+	for _, p := range slices.SortedFunc(maps.Keys(log.Partitions), feature.Partition.Compare) {
 		at := log.Partitions[p]
 		if h, _ := taken.Of(p); h.Next < at.Next {
 			one.Behind += at.Next - h.Next
@@ -127,21 +120,11 @@ func statusOf(ctx context.Context, l *lake.Lake, s *feature.Stream) (streamStatu
 		})
 	}
 	for _, f := range log.Files {
-		if h := next(taken, f.SHA256); h < f.Next {
-			one.Behind += f.Next - h
+		if h, _ := taken.Of(feature.Partition{Topic: feature.FileTopicPrefix + f.SHA256}); h.Next < f.Next {
+			one.Behind += f.Next - h.Next
 		}
 	}
 	return one, nil
-}
-
-// next is the line or row of a file from which on a table lacks it.
-func next(o lake.Offsets, sha256 string) int64 {
-	for _, f := range o.Files {
-		if f.SHA256 == sha256 {
-			return f.Next
-		}
-	}
-	return 0
 }
 
 func (p projectStatus) print(w io.Writer, now time.Time) {

@@ -127,10 +127,7 @@ func (w *worker) read(ctx, alive context.Context, s *source) error {
 
 // route hands records to their streams and gives what came of them.
 func (s *source) route(ctx context.Context, records []ingest.Record, ends []ingest.End, now time.Time) ([]routed, error) {
-	for _, o := range s.streams {
-		o.ids.Lock()
-		defer o.ids.Unlock()
-	}
+	defer lockIDs(s.streams)()
 	for i := range records {
 		s.routers[records[i].Topic].Add(&records[i], now.UnixMicro())
 	}
@@ -198,8 +195,7 @@ func topicDir(p *feature.Project, topic string) string {
 // openSources opens the topics of the open streams where the lake stands.
 func (w *worker) openSources(ctx context.Context) ([]*source, error) {
 	offsets := map[string]lakeOffsets{} // by topic
-	for _, name := range w.line.names() {
-		o := w.line.streams[name]
+	for _, o := range w.line.all() {
 		at, err := o.offsets()
 		if err != nil {
 			return nil, err
@@ -228,8 +224,8 @@ func (w *worker) openSources(ctx context.Context) ([]*source, error) {
 func (w *worker) openKafka(ctx context.Context, offsets map[string]lakeOffsets, starts func(feature.Partition) int64,
 	router func(*openStream, func(string) string) *ingest.Router) ([]*source, error) {
 	var topics []string
-	for _, name := range w.line.names() {
-		topics = append(topics, w.line.streams[name].def.Topic)
+	for _, o := range w.line.all() {
+		topics = append(topics, o.def.Topic)
 	}
 	kafka, err := ingest.OpenKafka(ctx, ingest.KafkaOptions{
 		Seeds: w.project.Broker.Seeds, Topics: topics, Starts: starts, UntilEnd: w.options.untilEnd, EarliestOnGap: w.options.earliestOnGap,
@@ -239,8 +235,7 @@ func (w *worker) openKafka(ctx context.Context, offsets map[string]lakeOffsets, 
 		return nil, err
 	}
 	s := &source{Source: kafka, routers: map[string]*ingest.Router{}}
-	for _, name := range w.line.names() {
-		o := w.line.streams[name]
+	for _, o := range w.line.all() {
 		s.streams = append(s.streams, o)
 		s.routers[o.def.Topic] = router(o, kafka.TopicID)
 	}
@@ -250,14 +245,14 @@ func (w *worker) openKafka(ctx context.Context, offsets map[string]lakeOffsets, 
 // openFolders opens topics that are folders. Where some of them are there, the others are made: they are empty topics.
 func (w *worker) openFolders(starts func(feature.Partition) int64, router func(*openStream, func(string) string) *ingest.Router) ([]*source, error) {
 	var missing []string
-	names := w.line.names()
-	for _, name := range names {
-		dir := topicDir(w.project, w.line.streams[name].def.Topic)
+	streams := w.line.all()
+	for _, o := range streams {
+		dir := topicDir(w.project, o.def.Topic)
 		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 			missing = append(missing, dir)
 		}
 	}
-	if len(missing) < len(names) {
+	if len(missing) < len(streams) {
 		for _, dir := range missing {
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				return nil, fmt.Errorf("make a topic's folder: %w", err)
@@ -266,8 +261,7 @@ func (w *worker) openFolders(starts func(feature.Partition) int64, router func(*
 		}
 	}
 	var sources []*source
-	for _, name := range names {
-		o := w.line.streams[name]
+	for _, o := range streams {
 		folder, err := ingest.OpenFolder(o.def.Topic, topicDir(w.project, o.def.Topic), starts, w.options.untilEnd)
 		if err != nil {
 			return nil, err
