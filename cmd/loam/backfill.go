@@ -33,7 +33,7 @@ one that was interrupted is taken on from where it was.`,
 		},
 	}
 	c.Flags().StringVar(&stream, "stream", "", "the stream that every event or row belongs to")
-	c.Flags().BoolVar(&noOnline, "no-online", false, "leave the online store out; `loam materialize` brings it up to date")
+	c.Flags().BoolVar(&noOnline, "no-online", false, "leave the online store out; loam materialize brings it up to date")
 	return c
 }
 
