@@ -171,6 +171,32 @@ func backfill(t *testing.T, dir string, files ...string) taken {
 	return runJSON[taken](t, dir, append([]string{"backfill"}, files...)...)
 }
 
+// statusOf is what status tells of the events of each stream.
+func statusOf(t *testing.T, dir string) map[string]counts {
+	t.Helper()
+	type status struct {
+		Streams []struct {
+			Stream string
+			Counts counts
+		}
+	}
+	all := map[string]counts{}
+	for _, one := range runJSON[status](t, dir, "status").Streams {
+		all[one.Stream] = one.Counts
+	}
+	return all
+}
+
+// committed is how many events of a stream a project has read.
+func committed(t *testing.T, dir string) int64 {
+	t.Helper()
+	var n int64
+	for _, c := range statusOf(t, dir) {
+		n += c.Read
+	}
+	return n
+}
+
 // verified is what verify tells of a stream.
 type verified struct {
 	Stream      string `json:"stream"`

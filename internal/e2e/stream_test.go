@@ -3,322 +3,379 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
+	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/loamdata/loam/feature"
 )
 
-// streamEvents is how many events the tests on a real broker take: a million in CI.
-func streamEvents() int {
-	if os.Getenv("LOAM_CI") == "1" {
-		return 1_000_000
-	}
-	return 100_000
+// awaitMax bounds how long a test waits for a worker to come somewhere.
+const awaitMax = 3 * time.Minute
+
+// A stream is a project on a real broker, whose streams have topics of their own, and on a real Redis.
+type stream struct {
+	t     *testing.T
+	dir   string
+	name  string // of the project
+	topic string // the end of its topics' names
+	kafka *kadm.Client
+	redis *redis.Client
+	lake  *reader
 }
 
-// streamProject makes a project of its own name over topics of its own, on the real broker and Redis.
-func streamProject(t *testing.T, name, topics, kafka, store string) string {
+var streamNames = []string{"contact", "engagement", "opportunity"}
+
+// deals are a feature view without a time to live, besides those of `loam init`.
+const deals = `entities: [{name: opportunity, join_keys: [opportunity_id]}]
+views:
+  - {name: deal, entity: opportunity, stream: opportunity, features: [amount, stage, {name: likely, type: bool, sql: "probability > 0.5"}]}
+`
+
+var streamViews = []string{"deal", "profile"}
+
+// newStream makes a project on the broker and the Redis.
+func newStream(t *testing.T, kafkaAt, redisAt string) *stream {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), name)
-	run(t, ".", "init", dir)
-	text, err := os.ReadFile(filepath.Join(dir, "loam.yaml"))
+	return newStreamOf(t, kafkaAt, redisAt, "")
+}
+
+// newStreamOf makes one that reads the topics of another, where topic is that one's.
+func newStreamOf(t *testing.T, kafkaAt, redisAt, topic string) *stream {
+	t.Helper()
+	s := &stream{t: t, name: fmt.Sprintf("e2e_%d", time.Now().UnixNano()), topic: topic}
+	if topic == "" {
+		s.topic = s.name
+	}
+	s.dir = newProject(t, fmt.Sprintf("broker: {seeds: [%q]}\nonline: {redis: %q}", kafkaAt, redisAt))
+	s.edit(func(text string) string {
+		return regexp.MustCompile(`(?m)^project: \S+`).ReplaceAllString(text, "project: "+s.name)
+	})
+	for _, name := range streamNames {
+		write(t, filepath.Join(s.dir, "streams", name+".yaml"), fmt.Sprintf("stream: %s\nextend: true\ntopic: %s\n", name, s.topicOf(name)))
+	}
+	write(t, filepath.Join(s.dir, "features", "deal.yaml"), deals)
+	client, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt))
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, "loam.yaml"), string(text)+fmt.Sprintf("broker: {seeds: [%q]}\nonline: {redis: %q}\n", kafka, store))
-	for _, s := range []string{"contact", "opportunity", "engagement"} {
-		write(t, filepath.Join(dir, "streams", s+".yaml"), fmt.Sprintf("stream: %s\nextend: true\ntopic: %s.%s\n", s, s, topics))
-	}
-	return dir
+	s.kafka = kadm.NewClient(client)
+	s.redis = redis.NewClient(&redis.Options{Addr: redisAt, DisableIdentity: true})
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		_, _ = s.kafka.DeleteTopics(ctx, s.topics()...) // it may have made none
+		for _, key := range s.keys(ctx, s.name+":*") {
+			s.redis.Unlink(ctx, key)
+		}
+		client.Close()
+		s.redis.Close()
+	})
+	run(t, s.dir, "apply")
+	s.lake = openLake(t, s.dir)
+	return s
 }
 
-// committed is how many events the project's logs hold.
-func committed(t *testing.T, dir string) int64 {
-	t.Helper()
-	status := runJSON[struct {
-		Streams []struct{ Counts counts }
-	}](t, dir, "status")
-	var n int64
-	for _, s := range status.Streams {
-		n += s.Counts.Read
-	}
-	return n
-}
-
-// online is what Redis holds of the view that is read, entity by entity.
-func onlineValues(t *testing.T, address, project, view string) []string {
-	t.Helper()
-	ctx := t.Context()
-	c := redis.NewClient(&redis.Options{Addr: address, DisableIdentity: true})
-	defer c.Close()
-	current, err := c.HGet(ctx, project+":"+view+":generations", "current").Result()
+func (s *stream) edit(change func(string) string) {
+	s.t.Helper()
+	path := filepath.Join(s.dir, feature.ProjectFile)
+	text, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatalf("the generations of %s: %v", view, err)
+		s.t.Fatal(err)
 	}
-	prefix := project + ":" + view + ":" + current + ":"
-	var all []string
-	iterator := c.Scan(ctx, 0, prefix+"*", 5000).Iterator()
-	var keys []string
-	flush := func() {
-		replies := make([]*redis.MapStringStringCmd, len(keys))
-		if _, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for i, k := range keys {
-				replies[i] = p.HGetAll(ctx, k)
+	write(s.t, path, change(string(text)))
+}
+
+func (s *stream) topicOf(name string) string { return name + "." + s.topic }
+
+func (s *stream) topics() (topics []string) {
+	for _, name := range streamNames {
+		topics = append(topics, s.topicOf(name))
+	}
+	return topics
+}
+
+// simulate produces about so many events, other ones for each seed, a month old at most.
+func (s *stream) simulate(seed, events int) {
+	s.t.Helper()
+	run(s.t, s.dir, "simulate", "--topics", "--partitions", "3", "--days", "30", "--seed", strconv.Itoa(seed), "--events", strconv.Itoa(events),
+		"--contacts", strconv.Itoa(events/20), "--duplicates", "0.02", "--late", "0.02")
+}
+
+// produced is how many records the topics have.
+func (s *stream) produced() int64 {
+	s.t.Helper()
+	ends, err := s.kafka.ListEndOffsets(s.t.Context(), s.topics()...)
+	if err != nil || ends.Error() != nil {
+		s.t.Fatal(err, ends.Error())
+	}
+	var sum int64
+	ends.Each(func(o kadm.ListedOffset) { sum += o.Offset })
+	return sum
+}
+
+// committed is how many records the logs have taken.
+func (s *stream) committed() int64 {
+	s.t.Helper()
+	var sum int64
+	for _, name := range streamNames {
+		reading, err := s.lake.Read(s.t.Context(), s.lake.project.Stream(name))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		offsets, err := reading.Offsets()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, at := range offsets.Partitions {
+			sum += at.Next
+		}
+	}
+	return sum
+}
+
+// keys are Redis's keys of a pattern.
+func (s *stream) keys(ctx context.Context, pattern string) (keys []string) {
+	for i := s.redis.Scan(ctx, 0, pattern, 10_000).Iterator(); i.Next(ctx); {
+		keys = append(keys, i.Val())
+	}
+	return keys
+}
+
+// served are the hashes of the generation of a view that is read, by entity, expiry aside; nil where there is none.
+func (s *stream) served(view string) map[string]string {
+	s.t.Helper()
+	ctx := s.t.Context()
+	current, err := s.redis.HGet(ctx, s.name+":"+view+":generations", "current").Result()
+	if err != nil {
+		return nil
+	}
+	prefix := s.name + ":" + view + ":" + current + ":"
+	keys := s.keys(ctx, prefix+"*")
+	hashes := map[string]string{}
+	for part := range slices.Chunk(keys, 1000) {
+		commands, err := s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for _, k := range part {
+				p.HGetAll(ctx, k)
 			}
 			return nil
-		}); err != nil {
-			t.Fatal(err)
+		})
+		if err != nil {
+			s.t.Fatal(err)
 		}
-		for i, r := range replies {
-			text, err := json.Marshal(r.Val())
-			if err != nil {
-				t.Fatal(err)
-			}
-			all = append(all, strings.TrimPrefix(keys[i], prefix)+" "+string(text))
-		}
-		keys = keys[:0]
-	}
-	for iterator.Next(ctx) {
-		if keys = append(keys, iterator.Val()); len(keys) == 1000 {
-			flush()
+		for i, c := range commands {
+			hashes[strings.TrimPrefix(part[i], prefix)] = fmt.Sprint(c.(*redis.MapStringStringCmd).Val())
 		}
 	}
-	if err := iterator.Err(); err != nil {
-		t.Fatal(err)
-	}
-	flush()
-	slices.Sort(all)
-	return slices.Compact(all)
+	return hashes
 }
 
-// A worker that is killed three times on the way leaves the log, the history and the online values of one that isn't.
-func TestKilledWorker(t *testing.T) {
-	kafka, store := service(t, "LOAM_TEST_KAFKA"), service(t, "LOAM_TEST_REDIS")
-	topics := fmt.Sprintf("t%d", time.Now().UnixNano())
-	calm := streamProject(t, "calm_"+topics, topics, kafka, store)
-	killed := streamProject(t, "killed_"+topics, topics, kafka, store)
-	made := runJSON[struct{ Events int64 }](t, calm, "simulate", "--topics", "--contacts", "50000", "--days", "60",
-		"--events", fmt.Sprint(streamEvents()), "--deletes", "0.001", "--malformed", "0.001")
-
-	begun := time.Now()
-	took := runJSON[taken](t, calm, "run", "--until-end")
-	addUp(t, took)
-	if took.Total.Read != made.Events {
-		t.Errorf("%d events read, %d were made", took.Total.Read, made.Events)
-	}
-	t.Logf("%d events in %s: %.0f events/s to log, history and Redis", made.Events, time.Since(begun).Round(time.Millisecond),
-		float64(made.Events)/time.Since(begun).Seconds())
-
-	for i := range int64(3) {
-		killAt(t, killed, made.Events*(i+1)/5)
-	}
-	run(t, killed, "run", "--until-end")
-	if n := committed(t, killed); n != made.Events {
-		t.Errorf("%d events taken with kills, %d were made", n, made.Events)
-	}
-	for _, dir := range []string{calm, killed} {
-		verifyClean(t, dir)
-	}
-	// Live events are ingested when they are read, which differs.
-	without := append(slices.Clone(recordedColumns), "ingested_at")
-	for _, s := range []string{"contact", "opportunity", "engagement"} {
-		sameRows(t, s+" log", logRows(t, killed, s, without...), logRows(t, calm, s, without...))
-	}
-	for _, s := range []string{"contact", "opportunity"} {
-		sameRows(t, s+" history", historyRows(t, killed, s, without...), historyRows(t, calm, s, without...))
-	}
-	got, want := onlineValues(t, store, "killed_"+topics, "profile"), onlineValues(t, store, "calm_"+topics, "profile")
-	sameRows(t, "profile in Redis", got, want)
-	if len(want) == 0 {
-		t.Error("Redis has nothing of the view")
-	}
-}
-
-// killAt starts a worker and kills it once so many events are committed.
-func killAt(t *testing.T, dir string, events int64) {
+// sameServed fails the test where what is served of a view differs.
+func sameServed(t *testing.T, what string, got, want map[string]string) {
 	t.Helper()
-	worker := command(t, dir, "run", "--commit-every", "500ms", "--commit-rows", "20000")
-	var errs bytes.Buffer
-	worker.Stderr = &errs
-	if err := worker.Start(); err != nil {
-		t.Fatal(err)
+	if len(want) == 0 {
+		t.Errorf("%s: nothing is served", what)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- worker.Wait() }()
-	deadline := time.Now().Add(commandMax)
-	for ticker := time.NewTicker(100 * time.Millisecond); ; {
-		select {
-		case err := <-ended:
-			t.Fatalf("the worker ended by itself: %v\n%s", err, errs.String())
-		case <-ticker.C:
+	different := 0
+	for _, entity := range slices.Sorted(maps.Keys(want)) {
+		if got[entity] != want[entity] {
+			if different++; different == 1 {
+				t.Errorf("%s: of %s is served\n%s\nwant\n%s", what, entity, got[entity], want[entity])
+			}
 		}
-		if committed(t, dir) >= events {
-			break
+	}
+	if different > 0 || len(got) != len(want) {
+		t.Errorf("%s: %d entities are served, want %d; %d differ", what, len(got), len(want), different)
+	}
+}
+
+// whole fails the test unless everything that was produced was taken once, histories are what their logs make them, and
+// Redis serves what a materialize of now gives.
+func (s *stream) whole() {
+	s.t.Helper()
+	if committed, produced := s.committed(), s.produced(); committed != produced {
+		s.t.Errorf("%d of %d records are committed", committed, produced)
+	}
+	var sum counts
+	for _, one := range s.status() {
+		sum.Read += one.Read
+		if one.Read != one.Accepted+one.Refused+one.Duplicate {
+			s.t.Errorf("the counts of a stream don't add up: %+v", one)
+		}
+	}
+	if produced := s.produced(); sum.Read != produced {
+		s.t.Errorf("%d records were read, %d are there", sum.Read, produced)
+	}
+	verifyClean(s.t, s.dir)
+	before := map[string]map[string]string{}
+	for _, view := range streamViews {
+		before[view] = s.served(view)
+	}
+	run(s.t, s.dir, "materialize")
+	for _, view := range streamViews {
+		sameServed(s.t, view+" against a fresh materialize", before[view], s.served(view))
+	}
+}
+
+func (s *stream) status() map[string]counts {
+	s.t.Helper()
+	return statusOf(s.t, s.dir)
+}
+
+// A worker is a running `loam run`.
+type worker struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	ended chan struct{}
+	mu    sync.Mutex
+	said  bytes.Buffer // stderr
+}
+
+func (w *worker) Write(text []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.said.Write(text)
+}
+
+// stderr is what the worker has said so far.
+func (w *worker) stderr() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.said.String()
+}
+
+// start starts a worker. It is killed with the test.
+func (s *stream) start(args ...string) *worker {
+	s.t.Helper()
+	w := &worker{t: s.t, cmd: command(s.t, s.dir, append([]string{"run"}, args...)...), ended: make(chan struct{})}
+	w.cmd.Stderr = w
+	if err := w.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	go func() {
+		_ = w.cmd.Wait() // its code is looked at
+		close(w.ended)
+	}()
+	s.t.Cleanup(func() {
+		_ = w.cmd.Process.Kill() // unless it ended
+		<-w.ended
+	})
+	return w
+}
+
+// await waits until something is so, while the worker runs.
+func (w *worker) await(what string, so func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(awaitMax); !so(); {
+		select {
+		case <-w.ended:
+			if so() {
+				return
+			}
+			w.t.Fatalf("the worker ended with %d before %s:\n%s", w.cmd.ProcessState.ExitCode(), what, w.stderr())
+		case <-time.After(10 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the worker took less than %d events in %s\n%s", events, commandMax, errs.String())
+			w.t.Fatalf("in %s not: %s; the worker says\n%s", awaitMax, what, w.stderr())
 		}
 	}
-	if err := worker.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	<-ended
 }
 
-// SIGTERM makes a worker commit what it has read and end well; the next one goes on from there.
-func TestTerminatedWorker(t *testing.T) {
-	kafka, store := service(t, "LOAM_TEST_KAFKA"), service(t, "LOAM_TEST_REDIS")
-	topics := fmt.Sprintf("s%d", time.Now().UnixNano())
-	dir := streamProject(t, "term_"+topics, topics, kafka, store)
-	made := runJSON[struct{ Events int64 }](t, dir, "simulate", "--topics", "--contacts", "500", "--days", "60", "--events", "20000")
-	worker := command(t, dir, "run", "--commit-every", "1h", "--commit-rows", "100000")
-	var errs bytes.Buffer
-	taking := make(chan struct{})
-	worker.Stderr = &watcher{to: &errs, want: "taking ", seen: taking}
-	if err := worker.Start(); err != nil {
-		t.Fatal(err)
+func (w *worker) awaitSaid(text string) {
+	w.t.Helper()
+	w.await(fmt.Sprintf("it said %q", text), func() bool { return strings.Contains(w.stderr(), text) })
+}
+
+// signal sends a signal and gives the code with which the worker then ends, -1 for a killed one.
+func (w *worker) signal(signal os.Signal) int {
+	w.t.Helper()
+	if err := w.cmd.Process.Signal(signal); err != nil {
+		w.t.Fatalf("the worker has ended already: %v\n%s", err, w.stderr())
 	}
 	select {
-	case <-taking: // it commits nothing by itself within the hour
-	case <-time.After(time.Minute):
-		t.Fatalf("the worker said only\n%s", errs.String())
+	case <-w.ended:
+	case <-time.After(awaitMax):
+		w.t.Fatalf("the worker goes on for %s after %s:\n%s", awaitMax, signal, w.stderr())
 	}
-	if err := worker.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := worker.Wait(); err != nil {
-		t.Fatalf("%v\n%s", err, errs.String())
-	}
-	run(t, dir, "run", "--until-end")
-	if n := committed(t, dir); n != made.Events {
-		t.Errorf("%d events taken, %d were made", n, made.Events)
-	}
-	verifyClean(t, dir)
+	return w.cmd.ProcessState.ExitCode()
 }
 
-// watcher keeps what is written and tells when a text has come.
-type watcher struct {
-	to   *bytes.Buffer
-	want string
-	seen chan struct{}
-	told bool
-}
-
-func (w *watcher) Write(p []byte) (int, error) {
-	n, err := w.to.Write(p)
-	if !w.told && strings.Contains(w.to.String(), w.want) {
-		w.told = true
-		close(w.seen)
-	}
-	return n, err
-}
-
-// A broker or a Redis that isn't there is one clear error, and nothing is taken.
-func TestServicesThatAreAway(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "events.jsonl")
-	write(t, file, change(10, "lead")+"\n")
-	for _, c := range []struct {
-		yaml, want string
-		args       []string
-	}{
-		{`broker: {seeds: ["127.0.0.1:1"]}`, `^loam: no broker answers at \[127\.0\.0\.1:1\]`, []string{"run", "--until-end"}},
-		{`online: {redis: "127.0.0.1:1"}`, `^loam: open Redis at 127\.0\.0\.1:1: .*mend online\.redis`, []string{"run", "--until-end"}},
-		{`online: {redis: "127.0.0.1:1"}`, `open Redis at 127\.0\.0\.1:1: .*--no-online`, []string{"backfill", file}},
-		{`online: {redis: "127.0.0.1:1"}`, `^loam: open Redis at 127\.0\.0\.1:1`, []string{"get", "--features", "profile:*", "--entity", "contact_id=c"}},
-	} {
-		dir := newProject(t, c.yaml)
-		if err := os.MkdirAll(filepath.Join(dir, ".loam/topics/contact.v1"), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		_, errs, code := runErr(t, dir, c.args...)
-		last := strings.TrimSpace(errs[strings.LastIndexByte(strings.TrimSpace(errs), '\n')+1:])
-		if code != 1 || !regexp.MustCompile(c.want).MatchString(last) {
-			t.Errorf("loam %s: code %d, %q, want %q", strings.Join(c.args, " "), code, errs, c.want)
-		}
-		if n := committed(t, dir); n != 0 {
-			t.Errorf("loam %s: %d events were taken", strings.Join(c.args, " "), n)
-		}
+// stop ends a worker as a service manager does, which must end well.
+func (w *worker) stop() {
+	w.t.Helper()
+	if code := w.signal(syscall.SIGTERM); code != 0 {
+		w.t.Errorf("after SIGTERM the worker ends with %d:\n%s", code, w.stderr())
 	}
 }
 
-// A Redis that restarts empty under a worker is filled again.
-func TestRedisRestartsEmpty(t *testing.T) {
-	kafka := service(t, "LOAM_TEST_KAFKA")
-	service(t, "LOAM_TEST_REDIS")
-	const port = "36379"
-	address := "127.0.0.1:" + port
-	script, err := filepath.Abs(filepath.Join(root, "scripts/services/redis.sh"))
+// redisOf starts a Redis of the test's own, and gives its address, and functions that kill it and start it again, empty.
+func redisOf(t *testing.T) (address string, kill, start func()) {
+	t.Helper()
+	script, err := filepath.Abs(filepath.Join(root, "scripts", "services", "redis.sh"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	data := t.TempDir()
-	redisScript := func(verb string) {
+	port, data := freePort(t), t.TempDir()
+	control := func(command string) {
 		t.Helper()
-		c := exec.CommandContext(context.WithoutCancel(t.Context()), "bash", script, verb)
+		c := exec.Command(script, command)
 		c.Env = append(os.Environ(), "REDIS_PORT="+port, "REDIS_DATA="+data)
 		if out, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("redis.sh %s: %v\n%s", verb, err, out)
+			t.Fatalf("redis.sh %s: %v\n%s", command, err, out)
 		}
 	}
-	redisScript("start")
-	redisScript("wait")
-	t.Cleanup(func() { redisScript("stop") })
-	topics := fmt.Sprintf("r%d", time.Now().UnixNano())
-	name := "empty_" + topics
-	dir := streamProject(t, name, topics, kafka, address)
-	run(t, dir, "simulate", "--topics", "--contacts", "2000", "--days", "60", "--events", "50000")
-	worker := command(t, dir, "run", "--commit-every", "200ms")
-	var errs bytes.Buffer
-	served, again := make(chan struct{}), make(chan struct{})
-	worker.Stderr = &watcher{to: &errs, want: "feature view profile is served", seen: served}
-	if err := worker.Start(); err != nil {
-		t.Fatal(err)
-	}
-	wait := func(what string, c chan struct{}) {
+	start = func() {
 		t.Helper()
-		select {
-		case <-c:
-		case <-time.After(2 * time.Minute):
-			_ = worker.Process.Kill()
-			t.Fatalf("%s: the worker said only\n%s", what, errs.String())
-		}
+		control("start")
+		control("wait")
 	}
-	wait("built", served)
-	redisScript("stop")
-	redisScript("start")
-	redisScript("wait")
-	go func() {
-		defer close(again)
-		c := redis.NewClient(&redis.Options{Addr: address, DisableIdentity: true})
-		defer c.Close()
-		for ticker := time.NewTicker(50 * time.Millisecond); ; <-ticker.C {
-			if c.HExists(context.Background(), name+":profile:generations", "current").Val() || t.Context().Err() != nil {
-				return
-			}
+	kill = func() {
+		t.Helper()
+		text, err := os.ReadFile(filepath.Join(data, "pid"))
+		if err != nil {
+			t.Fatal(err)
 		}
-	}()
-	wait("built again", again)
-	if err := worker.Process.Signal(syscall.SIGTERM); err != nil {
+		first, _, _ := strings.Cut(string(text), "\n")
+		pid, err := strconv.Atoi(first)
+		if err == nil {
+			err = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		if err != nil {
+			t.Fatalf("kill Redis: %v", err)
+		}
+		control("stop")
+	}
+	t.Cleanup(func() { control("stop") })
+	start()
+	return "127.0.0.1:" + port, kill, start
+}
+
+// freePort is a port that nobody listens on.
+func freePort(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := worker.Wait(); err != nil {
-		t.Fatalf("%v\n%s", err, errs.String())
+	defer listener.Close()
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
 	}
-	run(t, dir, "run", "--until-end")
-	got := onlineValues(t, address, name, "profile")
-	run(t, dir, "materialize", "--view", "profile")
-	sameRows(t, "profile after a restart of Redis", got, onlineValues(t, address, name, "profile"))
-	if len(got) == 0 {
-		t.Error("Redis has nothing of the view")
-	}
+	return port
 }

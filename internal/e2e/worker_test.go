@@ -1,13 +1,9 @@
 package e2e
 
 import (
-	"bytes"
-	"context"
 	"fmt"
 	"maps"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -25,344 +21,90 @@ import (
 	"github.com/loamdata/loam/feature"
 )
 
-// awaitMax bounds how long a test waits for a worker to come somewhere.
-const awaitMax = 3 * time.Minute
-
-// A stream is a project on a real broker, whose streams have topics of their own, and on a real Redis.
-type stream struct {
-	t     *testing.T
-	dir   string
-	name  string // of the project, and the end of its topics' names
-	kafka *kadm.Client
-	redis *redis.Client
-	lake  *reader
+// streamEvents is how many events a worker that is killed takes: a million in CI.
+func streamEvents() int {
+	if os.Getenv("LOAM_CI") == "1" {
+		return 1_000_000
+	}
+	return 100_000
 }
 
-var streamNames = []string{"contact", "engagement", "opportunity"}
+// A worker that is killed three times on the way leaves the log, the history, the counts and the online values of one that
+// ran through.
+func TestKilledWorker(t *testing.T) {
+	kafkaAt, redisAt := service(t, "LOAM_TEST_KAFKA"), service(t, "LOAM_TEST_REDIS")
+	events := streamEvents()
+	killed := newStream(t, kafkaAt, redisAt)
+	killed.simulate(1, events)
+	produced := killed.produced()
+	settings := []string{"--until-end", "--commit-rows", strconv.Itoa(events / 30), "--commit-every", "500ms"}
+	for _, share := range []float64{0.15, 0.4, 0.75} {
+		w := killed.start(settings...)
+		w.await("it had committed enough", func() bool { return float64(killed.committed()) >= share*float64(produced) })
+		if code := w.signal(syscall.SIGKILL); code != -1 {
+			t.Fatalf("it ended with %d before it was killed:\n%s", code, w.stderr())
+		}
+		t.Logf("killed after %d of %d records", killed.committed(), produced)
+	}
+	run(t, killed.dir, append([]string{"run"}, settings...)...)
 
-// deals are a feature view without a time to live, besides those of `loam init`.
-const deals = `entities: [{name: opportunity, join_keys: [opportunity_id]}]
-views:
-  - {name: deal, entity: opportunity, stream: opportunity, features: [amount, stage, {name: likely, type: bool, sql: "probability > 0.5"}]}
-`
+	through := newStreamOf(t, kafkaAt, redisAt, killed.topic)
+	begun := time.Now()
+	took := runJSON[taken](t, through.dir, "run", "--until-end")
+	addUp(t, took)
+	if took.Total.Read != produced {
+		t.Errorf("%d records are read, %d are there", took.Total.Read, produced)
+	}
+	t.Logf("uninterrupted: %d records in %s, %.0f a second to log, history and Redis", produced, time.Since(begun).Round(time.Millisecond),
+		float64(produced)/time.Since(begun).Seconds())
 
-var streamViews = []string{"deal", "profile"}
-
-// newStream makes a project on the broker and the Redis.
-func newStream(t *testing.T, kafkaAt, redisAt string) *stream {
-	t.Helper()
-	s := &stream{t: t, name: fmt.Sprintf("e2e_%d", time.Now().UnixNano())}
-	s.dir = newProject(t, fmt.Sprintf("broker: {seeds: [%q]}\nonline: {redis: %q}", kafkaAt, redisAt))
-	s.edit(func(text string) string {
-		return regexp.MustCompile(`(?m)^project: \S+`).ReplaceAllString(text, "project: "+s.name)
-	})
+	// Live events are ingested when they are read, which differs.
+	without := append(slices.Clone(recordedColumns), feature.ColIngestedAt)
 	for _, name := range streamNames {
-		write(t, filepath.Join(s.dir, "streams", name+".yaml"), fmt.Sprintf("stream: %s\nextend: true\ntopic: %s\n", name, s.topicOf(name)))
-	}
-	write(t, filepath.Join(s.dir, "features", "deal.yaml"), deals)
-	client, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.kafka = kadm.NewClient(client)
-	s.redis = redis.NewClient(&redis.Options{Addr: redisAt, DisableIdentity: true})
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		_, _ = s.kafka.DeleteTopics(ctx, s.topics()...) // it may have made none
-		for _, key := range s.keys(ctx, s.name+":*") {
-			s.redis.Unlink(ctx, key)
-		}
-		client.Close()
-		s.redis.Close()
-	})
-	run(t, s.dir, "apply")
-	s.lake = openLake(t, s.dir)
-	return s
-}
-
-func (s *stream) edit(change func(string) string) {
-	s.t.Helper()
-	path := filepath.Join(s.dir, feature.ProjectFile)
-	text, err := os.ReadFile(path)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	write(s.t, path, change(string(text)))
-}
-
-func (s *stream) topicOf(name string) string { return name + "." + s.name }
-
-func (s *stream) topics() (topics []string) {
-	for _, name := range streamNames {
-		topics = append(topics, s.topicOf(name))
-	}
-	return topics
-}
-
-// simulate produces about so many events, other ones for each seed, a month old at most.
-func (s *stream) simulate(seed, events int) {
-	s.t.Helper()
-	run(s.t, s.dir, "simulate", "--topics", "--partitions", "3", "--days", "30", "--seed", strconv.Itoa(seed), "--events", strconv.Itoa(events),
-		"--contacts", strconv.Itoa(events/20), "--duplicates", "0.02", "--late", "0.02")
-}
-
-// produced is how many records the topics have.
-func (s *stream) produced() int64 {
-	s.t.Helper()
-	ends, err := s.kafka.ListEndOffsets(s.t.Context(), s.topics()...)
-	if err != nil || ends.Error() != nil {
-		s.t.Fatal(err, ends.Error())
-	}
-	var sum int64
-	ends.Each(func(o kadm.ListedOffset) { sum += o.Offset })
-	return sum
-}
-
-// committed is how many records the logs have taken.
-func (s *stream) committed() int64 {
-	s.t.Helper()
-	var sum int64
-	for _, name := range streamNames {
-		reading, err := s.lake.Read(s.t.Context(), s.lake.project.Stream(name))
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		offsets, err := reading.Offsets()
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		for _, at := range offsets.Partitions {
-			sum += at.Next
+		sameRows(t, name+" log", logRows(t, killed.dir, name, without...), logRows(t, through.dir, name, without...))
+		if killed.lake.project.Stream(name).Kind == feature.StateStream {
+			sameRows(t, name+" history", historyRows(t, killed.dir, name, without...), historyRows(t, through.dir, name, without...))
 		}
 	}
-	return sum
-}
-
-// keys are Redis's keys of a pattern.
-func (s *stream) keys(ctx context.Context, pattern string) (keys []string) {
-	for i := s.redis.Scan(ctx, 0, pattern, 10_000).Iterator(); i.Next(ctx); {
-		keys = append(keys, i.Val())
+	if got, want := killed.status(), through.status(); !maps.Equal(got, want) {
+		t.Errorf("counts are %v, want %v", got, want)
 	}
-	return keys
-}
-
-// served are the hashes of the generation of a view that is read, by entity, expiry aside; nil where there is none.
-func (s *stream) served(view string) map[string]string {
-	s.t.Helper()
-	ctx := s.t.Context()
-	current, err := s.redis.HGet(ctx, s.name+":"+view+":generations", "current").Result()
-	if err != nil {
-		return nil
-	}
-	prefix := s.name + ":" + view + ":" + current + ":"
-	keys := s.keys(ctx, prefix+"*")
-	hashes := map[string]string{}
-	for part := range slices.Chunk(keys, 1000) {
-		commands, err := s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for _, k := range part {
-				p.HGetAll(ctx, k)
-			}
-			return nil
-		})
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		for i, c := range commands {
-			hashes[strings.TrimPrefix(part[i], prefix)] = fmt.Sprint(c.(*redis.MapStringStringCmd).Val())
-		}
-	}
-	return hashes
-}
-
-// sameServed fails the test where what is served of a view differs.
-func sameServed(t *testing.T, what string, got, want map[string]string) {
-	t.Helper()
-	if len(want) == 0 {
-		t.Errorf("%s: nothing is served", what)
-	}
-	different := 0
-	for _, entity := range slices.Sorted(maps.Keys(want)) {
-		if got[entity] != want[entity] {
-			if different++; different == 1 {
-				t.Errorf("%s: of %s is served\n%s\nwant\n%s", what, entity, got[entity], want[entity])
-			}
-		}
-	}
-	if different > 0 || len(got) != len(want) {
-		t.Errorf("%s: %d entities are served, want %d; %d differ", what, len(got), len(want), different)
-	}
-}
-
-// whole fails the test unless everything that was produced was taken once, histories are what their logs make them, and
-// Redis serves what a materialize of now gives.
-func (s *stream) whole() {
-	s.t.Helper()
-	if committed, produced := s.committed(), s.produced(); committed != produced {
-		s.t.Errorf("%d of %d records are committed", committed, produced)
-	}
-	var sum counts
-	for _, one := range s.status() {
-		sum.Read += one.Read
-		if one.Read != one.Accepted+one.Refused+one.Duplicate {
-			s.t.Errorf("the counts of a stream don't add up: %+v", one)
-		}
-	}
-	if produced := s.produced(); sum.Read != produced {
-		s.t.Errorf("%d records were read, %d are there", sum.Read, produced)
-	}
-	verifyClean(s.t, s.dir)
-	before := map[string]map[string]string{}
 	for _, view := range streamViews {
-		before[view] = s.served(view)
+		sameServed(t, view+" of the killed worker", killed.served(view), through.served(view))
 	}
-	run(s.t, s.dir, "materialize")
-	for _, view := range streamViews {
-		sameServed(s.t, view+" against a fresh materialize", before[view], s.served(view))
-	}
-}
-
-func (s *stream) status() map[string]counts {
-	s.t.Helper()
-	type status struct {
-		Streams []struct {
-			Stream string
-			Counts counts
-		}
-	}
-	all := map[string]counts{}
-	for _, one := range runJSON[status](s.t, s.dir, "status").Streams {
-		all[one.Stream] = one.Counts
-	}
-	return all
-}
-
-// A worker is a running `loam run`.
-type worker struct {
-	t     *testing.T
-	cmd   *exec.Cmd
-	ended chan struct{}
-	mu    sync.Mutex
-	said  bytes.Buffer // stderr
-}
-
-func (w *worker) Write(text []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.said.Write(text)
-}
-
-// stderr is what the worker has said so far.
-func (w *worker) stderr() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.said.String()
-}
-
-// start starts a worker. It is killed with the test.
-func (s *stream) start(args ...string) *worker {
-	s.t.Helper()
-	w := &worker{t: s.t, cmd: command(s.t, s.dir, append([]string{"run"}, args...)...), ended: make(chan struct{})}
-	w.cmd.Stderr = w
-	if err := w.cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	go func() {
-		_ = w.cmd.Wait() // its code is looked at
-		close(w.ended)
-	}()
-	s.t.Cleanup(func() {
-		_ = w.cmd.Process.Kill() // unless it ended
-		<-w.ended
-	})
-	return w
-}
-
-// await waits until something is so, while the worker runs.
-func (w *worker) await(what string, so func() bool) {
-	w.t.Helper()
-	for deadline := time.Now().Add(awaitMax); !so(); {
-		select {
-		case <-w.ended:
-			if so() {
-				return
-			}
-			w.t.Fatalf("the worker ended with %d before %s:\n%s", w.cmd.ProcessState.ExitCode(), what, w.stderr())
-		case <-time.After(10 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			w.t.Fatalf("in %s not: %s; the worker says\n%s", awaitMax, what, w.stderr())
-		}
+	for _, s := range []*stream{killed, through} {
+		s.whole()
 	}
 }
 
-func (w *worker) awaitSaid(text string) {
-	w.t.Helper()
-	w.await(fmt.Sprintf("it said %q", text), func() bool { return strings.Contains(w.stderr(), text) })
+// A worker that is asked to end as soon as it has begun ends well, and the next one takes everything.
+func TestWorkerStopsAtOnce(t *testing.T) {
+	kafkaAt, redisAt := service(t, "LOAM_TEST_KAFKA"), service(t, "LOAM_TEST_REDIS")
+	s := newStream(t, kafkaAt, redisAt)
+	s.simulate(1, 20_000)
+	w := s.start("--commit-every", "1h")
+	w.awaitSaid("taking ")
+	w.stop()
+	run(t, s.dir, "run", "--until-end")
+	s.whole()
 }
 
-// signal sends a signal and gives the code with which the worker then ends, -1 for a killed one.
-func (w *worker) signal(signal os.Signal) int {
-	w.t.Helper()
-	if err := w.cmd.Process.Signal(signal); err != nil {
-		w.t.Fatalf("the worker has ended already: %v\n%s", err, w.stderr())
-	}
-	select {
-	case <-w.ended:
-	case <-time.After(awaitMax):
-		w.t.Fatalf("the worker goes on for %s after %s:\n%s", awaitMax, signal, w.stderr())
-	}
-	return w.cmd.ProcessState.ExitCode()
-}
-
-// stop ends a worker as a service manager does, which must end well.
-func (w *worker) stop() {
-	w.t.Helper()
-	if code := w.signal(syscall.SIGTERM); code != 0 {
-		w.t.Errorf("after SIGTERM the worker ends with %d:\n%s", code, w.stderr())
-	}
-}
-
-// redisOf starts a Redis of the test's own, and gives its address, and functions that kill it and start it again, empty.
-func redisOf(t *testing.T) (address string, kill, start func()) {
-	t.Helper()
-	script, err := filepath.Abs(filepath.Join(root, "scripts", "services", "redis.sh"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	port, data := freePort(t), t.TempDir()
-	control := func(command string) {
-		t.Helper()
-		c := exec.Command(script, command)
-		c.Env = append(os.Environ(), "REDIS_PORT="+port, "REDIS_DATA="+data)
-		if out, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("redis.sh %s: %v\n%s", command, err, out)
-		}
-	}
-	start = func() {
-		t.Helper()
-		control("start")
-		control("wait")
-	}
-	kill = func() {
-		t.Helper()
-		text, err := os.ReadFile(filepath.Join(data, "pid"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		first, _, _ := strings.Cut(string(text), "\n")
-		pid, err := strconv.Atoi(first)
-		if err == nil {
-			err = syscall.Kill(pid, syscall.SIGKILL)
-		}
-		if err != nil {
-			t.Fatalf("kill Redis: %v", err)
-		}
-		control("stop")
-	}
-	t.Cleanup(func() { control("stop") })
+// A Redis that restarts empty, too fast for the worker to miss it, is filled again.
+func TestRedisRestartsEmpty(t *testing.T) {
+	kafkaAt := service(t, "LOAM_TEST_KAFKA")
+	service(t, "LOAM_TEST_REDIS") // told of one, a machine can start another
+	address, kill, start := redisOf(t)
+	s := newStream(t, kafkaAt, address)
+	s.simulate(1, 20_000)
+	w := s.start("--commit-every", "200ms")
+	w.awaitSaid("feature view profile is served")
+	w.await("all was committed", func() bool { return s.committed() == s.produced() })
+	kill()
 	start()
-	return "127.0.0.1:" + port, kill, start
+	w.await("the view was served again", func() bool { return s.served("profile") != nil })
+	w.stop()
+	run(t, s.dir, "run", "--until-end")
+	s.whole()
 }
 
 // A Redis that dies in the middle of a run, and comes back empty, holds the lake up never, and is filled again.
@@ -448,7 +190,7 @@ func (s *stream) marked(view string) int64 {
 	}
 	var sum int64
 	for field, text := range fields {
-		if strings.HasPrefix(field, fields["current"]+":") && strings.Contains(field, "."+s.name+":") {
+		if strings.HasPrefix(field, fields["current"]+":") && strings.Contains(field, "."+s.topic+":") {
 			offset, err := strconv.ParseInt(text, 10, 64)
 			if err != nil {
 				s.t.Fatal(err)
@@ -601,17 +343,30 @@ func TestFreshness(t *testing.T) {
 	s.whole()
 }
 
-// freePort is a port that nobody listens on.
-func freePort(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+// A broker or a Redis that isn't there is one clear error, and nothing is taken.
+func TestServicesThatAreAway(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "events.jsonl")
+	write(t, file, change(10, "lead")+"\n")
+	for _, c := range []struct {
+		yaml, want string
+		args       []string
+	}{
+		{`broker: {seeds: ["127.0.0.1:1"]}`, `^loam: no broker answers at \[127\.0\.0\.1:1\]`, []string{"run", "--until-end"}},
+		{`online: {redis: "127.0.0.1:1"}`, `^loam: open Redis at 127\.0\.0\.1:1: .*mend online\.redis`, []string{"run", "--until-end"}},
+		{`online: {redis: "127.0.0.1:1"}`, `open Redis at 127\.0\.0\.1:1: .*--no-online`, []string{"backfill", file}},
+		{`online: {redis: "127.0.0.1:1"}`, `^loam: open Redis at 127\.0\.0\.1:1`, []string{"get", "--features", "profile:*", "--entity", "contact_id=c"}},
+	} {
+		dir := newProject(t, c.yaml)
+		if err := os.MkdirAll(filepath.Join(dir, ".loam/topics/contact.v1"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		_, errs, code := runErr(t, dir, c.args...)
+		last := strings.TrimSpace(errs[strings.LastIndexByte(strings.TrimSpace(errs), '\n')+1:])
+		if code != 1 || !regexp.MustCompile(c.want).MatchString(last) {
+			t.Errorf("loam %s: code %d, %q, want %q", strings.Join(c.args, " "), code, errs, c.want)
+		}
+		if n := committed(t, dir); n != 0 {
+			t.Errorf("loam %s: %d events were taken", strings.Join(c.args, " "), n)
+		}
 	}
-	defer listener.Close()
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
