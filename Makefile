@@ -4,7 +4,8 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo de
 BUILDARGS ?=
 TESTARGS  ?=
 RACEARGS  ?=
-BENCH     ?= .
+BENCH     ?= --keys 1000000 --batches 200
+GOBENCH   ?= .
 KAFKA_PORT ?= 19092
 REDIS_PORT ?= 16379
 
@@ -14,7 +15,7 @@ export CGO_ENABLED := 1
 export KAFKA_PORT REDIS_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race bench fmt lint demo ci services-up services-down toolchain announce
+.PHONY: help build test race bench gobench fmt lint demo ci services-up services-down toolchain announce
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,7 +23,7 @@ help: ## list the targets
 build: announce ## bin/loam
 	go build $(BUILDARGS) -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/loam ./cmd/loam
 
-test: announce ## all tests; LOAM_TEST_KAFKA, LOAM_TEST_REDIS and LOAM_TEST_PYICEBERG let them use real services
+test: announce ## all tests; LOAM_TEST_KAFKA, _REDIS, _S3, _PYICEBERG and _SPARK let them use real services
 	go test $(TESTARGS) ./...
 
 # A test binary with DuckDB inside takes minutes to build for the race detector, which sees nothing of C++ anyway.
@@ -32,8 +33,11 @@ race: announce ## tests under the race detector, of the packages that don't link
 without_duckdb = go list -test -f '{{if eq .Name "main"}}{{.ImportPath}}{{range .Deps}} {{.}}{{end}}{{end}}' ./... \
 	| awk '$$1 ~ /\.test$$/ && !/duckdb/ {sub(/\.test$$/, "", $$1); print $$1}'
 
-bench: announce ## benchmarks; BENCH=Commit picks some
-	go test -run '^$$' -bench '$(BENCH)' -benchmem $(TESTARGS) ./...
+bench: build ## what a micro-batch costs (docs/bench.md); BENCH='--keys 5000000 --batch 50000 --duration 10m' sets flags
+	bin/loam bench history $(BENCH)
+
+gobench: announce ## Go's benchmarks; GOBENCH=Commit picks some
+	go test -run '^$$' -bench '$(GOBENCH)' -benchmem $(TESTARGS) ./...
 
 fmt: toolchain ## fail where gofmt would change a file
 	@files=$$(gofmt -l .) && test -z "$$files" || { echo "gofmt -w these files:"; echo "$$files"; exit 1; }

@@ -96,21 +96,14 @@ const (
 	NoEventTime     Reason = "no_event_time"
 	FutureEventTime Reason = "future_event_time" // ahead of recorded_at by more than max_clock_skew
 	DeletedEvent    Reason = "delete_of_event"   // a delete on an event stream
+	Truncate        Reason = "truncate"          // of everything at once, which a history of entities has no word for
 	TooLarge        Reason = "too_large"         // longer than an event may be; only its beginning is kept
+	UnknownSchemaID Reason = "unknown_schema_id" // framed by the id of a schema that the registry doesn't have
+	Undecodable     Reason = "undecodable"       // not framed, or not of the schema that the frame names
 )
 
 // Reasons are all of them.
 var Reasons = []Reason{
-	NotJSON, BadEnvelope, UnknownType, UnknownSchema, MissingKey, BadValue, NoEventTime, FutureEventTime, DeletedEvent, TooLarge,
-}
-
-// DeadLetter is a refused event: what it was, where it was and why it was refused.
-type DeadLetter struct {
-	Position
-	Stream     string // "" where no stream takes it
-	Reason     Reason
-	Detail     string // the field and what was wrong with it, without its value
-	RecordKey  []byte // of a Kafka record; nil elsewhere
-	Body       []byte // the original bytes; of a Parquet row its JSON
-	RecordedAt int64  // microseconds since 1970 UTC
+	NotJSON, BadEnvelope, UnknownType, UnknownSchema, MissingKey, BadValue, NoEventTime, FutureEventTime, DeletedEvent, Truncate,
+	TooLarge, UnknownSchemaID, Undecodable,
 }

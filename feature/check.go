@@ -10,6 +10,9 @@ import (
 // check resolves the references between files, and checks what takes more than one of them to see.
 func (l *loader) check(expr CheckExpr) {
 	p := l.project
+	for _, s := range p.Streams {
+		l.checkDeleteWhen(s, expr)
+	}
 	for _, v := range p.Views {
 		l.checkView(v, expr)
 	}
@@ -30,6 +33,23 @@ func (l *loader) check(expr CheckExpr) {
 	sort.Slice(p.Views, func(i, j int) bool { return p.Views[i].Name < p.Views[j].Name })
 	sort.Slice(p.Services, func(i, j int) bool { return p.Services[i].Name < p.Services[j].Name })
 	sort.Slice(p.Datasets, func(i, j int) bool { return p.Datasets[i].Name < p.Datasets[j].Name })
+}
+
+// checkDeleteWhen checks the condition under which a record of the stream is a delete. One that reads no column would be
+// the same of every record.
+func (l *loader) checkDeleteWhen(s *Stream, expr CheckExpr) {
+	if s.deleteAt.Line == 0 || s.Kind != StateStream || s.Format != RowFormat {
+		return
+	}
+	const remedy = "write a condition on the stream's columns, such as is_deleted, or op_code = 'd'"
+	reads, err := expr(s.DeleteWhen, s.Columns, Type{Kind: Bool})
+	switch {
+	case err != nil:
+		l.problems.add(s.deleteAt, "delete_when", err.Error(), remedy)
+	case len(reads) == 0:
+		l.problems.add(s.deleteAt, "delete_when", "it reads no column", remedy)
+	}
+	s.DeleteReads = reads
 }
 
 func (l *loader) checkView(v *View, expr CheckExpr) {
@@ -76,11 +96,6 @@ func (l *loader) checkView(v *View, expr CheckExpr) {
 		l.problems.add(v.At, field+".stream", fmt.Sprintf("%s is an event stream, which has no state", stream.Name), "use a state stream, or aggregates")
 		return
 	}
-	if stream.Payload == PatchPayload {
-		l.problems.add(v.At, field+".stream", fmt.Sprintf("%s is a patch stream, and views over those are not supported yet", stream.Name),
-			"use a stream whose events carry the full payload")
-		return
-	}
 	for i := range v.Features {
 		l.checkFeature(v, &v.Features[i], stream, expr)
 	}
@@ -100,7 +115,7 @@ func (l *loader) checkJoinKeys(v *View, e *Entity, s *Stream) {
 	for _, k := range e.JoinKeys {
 		switch c, ok := s.Column(k); {
 		case !ok:
-			l.problems.add(v.At, field, fmt.Sprintf("entity %s is joined by %s, which stream %s lacks", e.Name, k, s.Name), didYouMean(k, s.columnNames()))
+			l.problems.add(v.At, field, fmt.Sprintf("entity %s is joined by %s, which stream %s lacks", e.Name, k, s.Name), didYouMean(k, ColumnNames(s.Columns)))
 		case !c.Type.Key():
 			l.problems.add(v.At, field, fmt.Sprintf("join key %s is %s in stream %s", k, c.Type, s.Name), "join by string, int64, date or timestamp")
 		}
@@ -112,11 +127,12 @@ func (l *loader) checkFeature(v *View, f *Feature, s *Stream, expr CheckExpr) {
 	if f.SQL == "" {
 		c, ok := s.Column(f.Name)
 		if !ok {
-			l.problems.add(f.At, field, fmt.Sprintf("stream %s has no column %q", s.Name, f.Name), didYouMean(f.Name, s.columnNames()))
+			l.problems.add(f.At, field, fmt.Sprintf("stream %s has no column %q", s.Name, f.Name), didYouMean(f.Name, ColumnNames(s.Columns)))
 			return
 		}
 		f.Type = c.Type
 		l.checkTracked(f.At, field, s, []string{f.Name})
+		l.checkPatched(field, f, s, []string{f.Name})
 		return
 	}
 	reads, err := expr(f.SQL, s.Columns, f.Type)
@@ -125,6 +141,27 @@ func (l *loader) checkFeature(v *View, f *Feature, s *Stream, expr CheckExpr) {
 		return
 	}
 	l.checkTracked(f.At, field+".sql", s, reads)
+	l.checkPatched(field+".sql", f, s, reads)
+}
+
+// checkPatched holds a feature of a patch stream to one column, whose state and freshness are the feature's. Of two
+// columns a patch may carry one alone: a writer that sees that patch could not evaluate the feature, and it would have
+// two ages.
+func (l *loader) checkPatched(field string, f *Feature, s *Stream, reads []string) {
+	if s.Payload != PatchPayload {
+		return
+	}
+	switch len(reads) {
+	case 0:
+		l.problems.add(f.At, field, fmt.Sprintf("it reads no column of the patch stream %s, so no patch carries it", s.Name), "read one column")
+	case 1:
+		f.Column = reads[0]
+	default:
+		sorted := slices.Sorted(slices.Values(reads))
+		last := len(sorted) - 1
+		l.problems.add(f.At, field, fmt.Sprintf("it reads the columns %s and %s of the patch stream %s, and a patch may carry one without the other",
+			strings.Join(sorted[:last], ", "), sorted[last], s.Name), "make a feature of each")
+	}
 }
 
 // checkTracked refuses columns that may change inside a version. The key never does.
@@ -143,7 +180,7 @@ func (l *loader) checkAggregate(v *View, a *Aggregate, s *Stream, expr CheckExpr
 		c, ok := s.Column(a.Column)
 		switch {
 		case !ok:
-			l.problems.add(a.At, field+".column", fmt.Sprintf("stream %s has no column %q", s.Name, a.Column), didYouMean(a.Column, s.columnNames()))
+			l.problems.add(a.At, field+".column", fmt.Sprintf("stream %s has no column %q", s.Name, a.Column), didYouMean(a.Column, ColumnNames(s.Columns)))
 		case (a.Fn == Sum || a.Fn == Avg) && !c.Type.numeric():
 			l.problems.add(a.At, field+".column", fmt.Sprintf("the %s of column %s, which is %s, is not defined", a.Fn, c.Name, c.Type), "use a number")
 		case a.Fn != Count && (c.Type.List || c.Type.Kind == JSON):
@@ -204,13 +241,29 @@ func (l *loader) checkEventTypes() {
 	}
 }
 
-// checkTopics refuses a topic that two streams would read: an event belongs to one stream.
+// checkTopics refuses a topic that two streams would read, for an event belongs to one stream, and dead letters where they would be
+// read again or can't be produced.
 func (l *loader) checkTopics() {
 	readers := map[string]*Stream{}
 	for _, s := range l.project.Streams {
+		if s.Full() {
+			continue
+		}
 		if o := readers[s.Topic]; o != nil {
 			l.problems.add(s.At, "topic", fmt.Sprintf("%s is read by stream %s already", s.Topic, o.Name), "name another topic")
 		}
 		readers[s.Topic] = s
+	}
+	for _, s := range l.project.Streams {
+		if s.DeadLetterTopic == "" {
+			continue
+		}
+		const field = "dead_letter_topic"
+		if o := readers[s.DeadLetterTopic]; o != nil {
+			l.problems.add(s.deadLetterTopic, field, fmt.Sprintf("stream %s reads %s, and would take its dead letters as events", o.Name, s.DeadLetterTopic), "name a topic that no stream reads")
+		}
+		if len(l.project.Broker.Seeds) == 0 {
+			l.problems.add(s.deadLetterTopic, field, "there is no broker to produce to", "name broker.seeds in "+ProjectFile+", or remove the line: `loam dlq list` has the letters")
+		}
 	}
 }

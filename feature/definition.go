@@ -63,6 +63,7 @@ func (s *Stream) Definition() Definition {
 	columns := make([]any, len(s.Columns))
 	for i, c := range s.Columns {
 		m := map[string]any{"name": c.Name, "type": c.Type.String(), "path": c.Path}
+		put(m, "renamed_from", c.RenamedFrom, c.RenamedFrom != "")
 		put(m, "enum", c.Enum, c.Enum != nil)
 		put(m, "min", c.Min, c.Min != nil)
 		put(m, "max", c.Max, c.Max != nil)
@@ -77,6 +78,10 @@ func (s *Stream) Definition() Definition {
 	put(body, "sequence", s.Sequence, s.Sequence != "")
 	put(body, "processed_time", s.ProcessedTime, s.ProcessedTime != "")
 	put(body, "id", s.ID, s.ID != "")
+	put(body, "load", s.Load, s.Full())
+	put(body, "encoding", s.Encoding, s.Framed())
+	put(body, "delete_when", s.DeleteWhen, s.DeleteWhen != "")
+	put(body, "dead_letter_topic", s.DeadLetterTopic, s.DeadLetterTopic != "")
 	put(body, "event_types", s.EventTypes, s.Format == EnvelopeFormat)
 	if s.Kind == StateStream {
 		var tracked []string

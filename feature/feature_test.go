@@ -280,6 +280,42 @@ func TestOrderText(t *testing.T) {
 	}
 }
 
+// A rename is told as one, whatever else the plan says of the stream.
+func TestPlanOfARename(t *testing.T) {
+	stream := func(columns, more string) []Definition {
+		p, err := Load(write(t, map[string]string{"loam.yaml": "project: x", "streams/p.yaml": "stream: p\nkind: state\nformat: row\nkey: [id]\nevent_time: at\ncolumns: " +
+			columns + "\n" + more}), columnsIn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Definitions()
+	}
+	a := stream("[{name: id, type: string}, {name: a, type: string}]", "track: [a]")
+	b := stream("[{name: id, type: string}, {name: b, type: string, renamed_from: a}]", "track: [b]")
+	c := stream("[{name: id, type: string}, {name: c, type: string, renamed_from: b}]", "track: [c]")
+	later := stream("[{name: id, type: string}, {name: b, type: string}]", "track: [b]")
+	again := stream("[{name: id, type: string}, {name: b, type: string}, {name: a, type: string}]", "track: [b, a]")
+	for _, one := range []struct {
+		name           string
+		applied, now   []Definition
+		detail, noMore string
+	}{
+		{"rename", a, b, `column a renamed to b, with all of its rows|column b: {"name":"b","path":["a"],"renamed_from":"a","type":"string"} becomes {"name":"b","path":["b"],"renamed_from":"a","type":"string"}`, "added"},
+		{"chain", b, c, "column b renamed to c, with all of its rows", "removed"},
+		{"the line removed", b, later, "column b: ", "renamed to"},
+		{"the old name anew", later, again, "column a string added", "renamed to"},
+	} {
+		changes := Plan(one.applied, one.now)
+		if len(changes) != 1 || changes[0].Blocked != "" {
+			t.Fatalf("%s: %+v", one.name, changes)
+		}
+		details := strings.Join(changes[0].Detail, "|")
+		if !strings.Contains(details, one.detail) || strings.Contains(details, one.noMore) {
+			t.Errorf("%s: %s", one.name, details)
+		}
+	}
+}
+
 // TestSchemas holds the JSON Schemas against what Load takes: both know the same keys, and the example is valid.
 func TestSchemas(t *testing.T) {
 	kinds := map[string]string{"loam": "loam.yaml", "stream": "streams/x.yaml", "features": "features/x.yaml", "dataset": "datasets/x.yaml"}
@@ -346,7 +382,7 @@ func objects(schema map[string]any, path string) map[string][]string {
 	return found
 }
 
-// probe is a document with an unknown key inside the given keys. Every object but three stands in a list.
+// probe is a document with an unknown key inside the given keys. Every object but these stands in a list.
 func probe(path string) string {
 	body := "{qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq: 1}"
 	if path == "" {
@@ -355,7 +391,7 @@ func probe(path string) string {
 	keys := strings.Split(path, "/")
 	slices.Reverse(keys)
 	for _, key := range keys {
-		if slices.Contains([]string{"lake", "broker", "online"}, key) {
+		if slices.Contains([]string{"lake", "broker", "sasl", "registry", "username", "password", "online"}, key) {
 			body = "{" + key + ": " + body + "}"
 		} else {
 			body = "{" + key + ": [" + body + "]}"
@@ -402,7 +438,7 @@ func validate(t *testing.T, kind, name, text string) {
 func TestPlan(t *testing.T) {
 	base := map[string]string{
 		"loam.yaml":         "project: x",
-		"streams/p.yaml":    "stream: p\nkind: state\nformat: row\nkey: [id]\nevent_time: at\ncolumns: [{name: id, type: string}, {name: a, type: int64}, {name: d, type: 'decimal(10,2)'}]",
+		"streams/p.yaml":    "stream: p\nkind: state\nformat: row\nkey: [id]\nevent_time: at\ncolumns: [{name: id, type: string}, {name: a, type: int64}, {name: s, type: string}, {name: d, type: 'decimal(10,2)'}]",
 		"features/all.yaml": "entities: [{name: e, join_keys: [id]}]\nviews: [{name: v, entity: e, stream: p, features: [a]}]\nservices: [{name: s, features: [v]}]",
 	}
 	load := func(edit func(map[string]string)) []Definition {
@@ -438,8 +474,24 @@ func TestPlan(t *testing.T) {
 		{"new column", replace("streams/p.yaml", "{name: a,", "{name: b, type: string}, {name: a,"), []string{"change stream p", "change view v"}, ""},
 		{"wider decimal", replace("streams/p.yaml", "(10,2)", "(12,2)"), []string{"change stream p", "change view v"}, ""},
 		{"narrower decimal", replace("streams/p.yaml", "(10,2)", "(9,2)"), []string{"change stream p", "change view v"}, "can't become"},
-		{"removed column", replace("streams/p.yaml", ", {name: d, type: 'decimal(10,2)'}", ""), []string{"change stream p", "change view v"}, "has history"},
-		{"track", replace("streams/p.yaml", "kind: state", "kind: state\ntrack: [a]"), []string{"change stream p"}, "tracks"},
+		{"wider list", replace("streams/p.yaml", "'decimal(10,2)'", "'list<decimal(10,2)>'"), []string{"change stream p", "change view v"}, "can't become"},
+		{"text to json", replace("streams/p.yaml", "{name: s, type: string}", "{name: s, type: json}"), []string{"change stream p", "change view v"}, "can't become"},
+		{"removed column", replace("streams/p.yaml", ", {name: d, type: 'decimal(10,2)'}", ""), []string{"change stream p", "change view v"}, ""},
+		{"renamed column", replace("streams/p.yaml", "{name: d,", "{name: e, renamed_from: d,"), []string{"change stream p", "change view v"}, ""},
+		{"renamed and widened", replace("streams/p.yaml", "{name: d, type: 'decimal(10,2)'", "{name: e, renamed_from: d, type: 'decimal(12,2)'"), []string{"change stream p", "change view v"}, ""},
+		{"renamed to another type", replace("streams/p.yaml", "{name: d, type: 'decimal(10,2)'", "{name: e, renamed_from: d, type: double"), []string{"change stream p", "change view v"}, "can't become"},
+		{"renamed key", func(f map[string]string) {
+			f["streams/p.yaml"] = strings.NewReplacer("key: [id]", "key: [ident]", "{name: id,", "{name: ident, renamed_from: id,").Replace(f["streams/p.yaml"])
+			f["features/all.yaml"] = strings.Replace(f["features/all.yaml"], "join_keys: [id]", "join_keys: [ident]", 1)
+		}, []string{"change stream p", "change entity e", "change view v"}, ""},
+		{"another key", func(f map[string]string) {
+			f["streams/p.yaml"] = strings.Replace(f["streams/p.yaml"], "key: [id]", "key: [s]", 1)
+			f["features/all.yaml"] = strings.Replace(f["features/all.yaml"], "join_keys: [id]", "join_keys: [s]", 1)
+		}, []string{"change stream p", "change entity e", "change view v"}, "the key of a stream"},
+		{"delete_when", replace("streams/p.yaml", "kind: state", "kind: state\ndelete_when: a = 1"), []string{"change stream p"}, ""},
+		{"load", replace("streams/p.yaml", "kind: state", "kind: state\nload: full"), []string{"change stream p"}, ""},
+		{"default load spelt out", replace("streams/p.yaml", "kind: state", "kind: state\nload: changes"), nil, ""},
+		{"track", replace("streams/p.yaml", "kind: state", "kind: state\ntrack: [a]"), []string{"change stream p"}, ""},
 		{"key", replace("streams/p.yaml", "kind: state", "kind: event\nid: position"), []string{"change stream p", "change view v"}, "kind of a stream"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

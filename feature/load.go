@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -130,11 +131,16 @@ func (l *loader) loadProject(text []byte) {
 				"catalog":        r.str(&p.Lake.Catalog),
 				"warehouse":      r.str(&p.Lake.Warehouse),
 				"format_version": r.formatVersion(&p.Lake.FormatVersion),
+				"view_catalog":   r.viewCatalog(&p.Lake.ViewCatalog),
 				"properties":     r.stringMap(&p.Lake.Properties),
 			})
 		},
 		"broker": func(n *yaml.Node, field string) {
-			seen := r.mapping(n, field, fields{"seeds": r.strs(&p.Broker.Seeds)})
+			r.given(n, field, "tls", "sasl")
+			seen := r.mapping(n, field, fields{"seeds": r.strs(&p.Broker.Seeds), "tls": r.tls(&p.Broker.TLS), "sasl": r.sasl(&p.Broker.SASL)})
+			if m := p.Broker.SASL.Mechanism; (m == Plain || m == OAuthBearer) && !p.Broker.TLS.On {
+				r.problem(seen["sasl"], join(field, "sasl"), fmt.Sprintf("%s sends the secret as it is, and without tls anybody on the way can read it", m), "add tls: {}, or use SCRAM-SHA-512")
+			}
 			if seen["seeds"] == nil || len(p.Broker.Seeds) == 0 {
 				r.problem(n, field+".seeds", "missing", "name the brokers, such as [127.0.0.1:9092], or leave broker out to use topic folders")
 			}
@@ -142,8 +148,15 @@ func (l *loader) loadProject(text []byte) {
 				r.hostPort(n, field+".seeds", seed)
 			}
 		},
+		"registry": func(n *yaml.Node, field string) { r.registry(n, field, &p.Registry) },
 		"online": func(n *yaml.Node, field string) {
-			seen := r.mapping(n, field, fields{"redis": r.str(&p.Online.Redis)})
+			r.given(n, field, "tls", "user", "password")
+			seen := r.mapping(n, field, fields{
+				"redis": r.str(&p.Online.Redis), "tls": r.tls(&p.Online.TLS), "user": r.str(&p.Online.User), "password": r.credential(&p.Online.Password, false),
+			})
+			if seen["user"] != nil && seen["password"] == nil {
+				r.problem(n, join(field, "password"), "missing", "say where the user's password is: {env: NAME} or {file: path}")
+			}
 			if seen["redis"] == nil {
 				r.problem(n, field+".redis", "missing", "give the address, such as 127.0.0.1:6379, or leave online out")
 				return
@@ -160,8 +173,24 @@ func (l *loader) loadProject(text []byte) {
 	}
 }
 
+// given notes keys that are there without a value. Left out they would turn off what they are to turn on.
+func (r *reader) given(n *yaml.Node, path string, keys ...string) {
+	if n.Kind != yaml.MappingNode {
+		return
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if key, value := n.Content[i], n.Content[i+1]; value.Tag == "!!null" && slices.Contains(keys, key.Value) {
+			r.problem(key, join(path, key.Value), "the key has no value", "give it one, such as {}, or remove the line")
+		}
+	}
+}
+
 // hostPort notes a problem unless text is host:port.
 func (r *reader) hostPort(n *yaml.Node, field, text string) {
+	if strings.ContainsAny(text, "@/") { // which may hold a password
+		r.problem(n, field, "an address is host:port, and holds no user or password", "name the user and the place of the password in keys of their own")
+		return
+	}
 	i := strings.LastIndexByte(text, ':')
 	port, err := strconv.Atoi(text[i+1:])
 	if i < 1 || err != nil || port < 1 || port > 65535 {
@@ -169,14 +198,56 @@ func (r *reader) hostPort(n *yaml.Node, field, text string) {
 	}
 }
 
+// registry reads where the registry is, and where its credentials stand.
+func (r *reader) registry(n *yaml.Node, field string, dst *Registry) {
+	seen := r.mapping(n, field, fields{
+		"url": r.str(&dst.URL), "username": r.credential(&dst.Username, true), "password": r.credential(&dst.Password, false),
+	})
+	if seen == nil {
+		return
+	}
+	if seen["url"] == nil {
+		r.problem(n, field+".url", "missing", "give the registry's address, such as https://registry.example.com, or leave registry out")
+		return
+	}
+	u, err := url.Parse(dst.URL)
+	switch {
+	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
+		// The text isn't quoted: it may hold a password.
+		r.problem(seen["url"], field+".url", "not an address that begins with http:// or https://", "write an address such as https://registry.example.com")
+	case u.User != nil:
+		r.problem(seen["url"], field+".url", "an address doesn't hold credentials", "give them as username and password: {env: REGISTRY_PASSWORD}")
+	case u.RawQuery != "" || u.Fragment != "":
+		r.problem(seen["url"], field+".url", "an address ends before ? and #", "write an address such as https://registry.example.com")
+	}
+	if (seen["username"] == nil) != (seen["password"] == nil) {
+		r.problem(n, field, "a username and a password go together", "give both, or neither")
+	}
+}
+
 // formatVersion reads the version of Iceberg's format that tables are made with.
 func (r *reader) formatVersion(dst *int) func(*yaml.Node, string) {
 	return func(n *yaml.Node, field string) {
-		if n.Value != "3" {
-			r.problem(n, field, fmt.Sprintf("format version %s is not supported", n.Value), "write 3, whose deletion vectors loam needs, or leave the line out")
+		if n.Value != "2" && n.Value != "3" {
+			r.problem(n, field, fmt.Sprintf("format version %s is not supported", n.Value), "write 3, or 2 for readers without deletion vectors, or leave the line out")
 			return
 		}
-		*dst = 3
+		*dst = int(n.Value[0] - '0')
+	}
+}
+
+var catalogName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]*$`)
+
+// viewCatalog reads the name of a catalog in another engine.
+func (r *reader) viewCatalog(dst *string) func(*yaml.Node, string) {
+	return func(n *yaml.Node, field string) {
+		name, ok := r.text(n, field)
+		if ok && !catalogName.MatchString(name) {
+			r.problem(n, field, fmt.Sprintf("%q is not a catalog's name", name),
+				"write the name that Trino has for this catalog, of letters, digits, _ and -, or leave the line out")
+			return
+		}
+		*dst = name
 	}
 }
 
@@ -217,3 +288,10 @@ func (l *loader) loadBuiltins() {
 
 // Builtins are the names of the streams that loam brings.
 func (l *loader) builtinNames() []string { return slices.Sorted(maps.Keys(l.builtins)) }
+
+// Builtin gives the built-in stream of that name. There must be one.
+func Builtin(name string) *Stream {
+	l := &loader{project: &Project{}, problems: new(Problems)}
+	l.loadBuiltins()
+	return l.builtins[name]
+}

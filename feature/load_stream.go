@@ -27,7 +27,7 @@ func (r *reader) name(n *yaml.Node, field, text string) bool {
 }
 
 func newStream(at Place) *Stream {
-	return &Stream{At: at, Payload: FullPayload, MaxClockSkew: 5 * time.Minute, Keyed: true}
+	return &Stream{At: at, Encoding: JSONEncoding, Payload: FullPayload, Load: ChangesLoad, MaxClockSkew: 5 * time.Minute, Keyed: true}
 }
 
 // loadStream reads one file of streams/: a declared stream, a replacement of a built-in, or an extension of one.
@@ -86,27 +86,37 @@ func (l *loader) readStream(r *reader, root *yaml.Node, s *Stream) {
 	inherited := len(s.Columns)
 	var extend bool
 	seen := r.mapping(root, "", fields{
-		"stream":            r.str(&s.Name),
-		"extend":            r.boolean(&extend),
-		"kind":              enum(r, &s.Kind, StateStream, EventStream),
-		"format":            enum(r, &s.Format, EnvelopeFormat, RowFormat),
-		"topic":             r.str(&s.Topic),
-		"key":               r.strs(&s.Key),
-		"event_time":        r.str(&s.EventTime),
-		"sequence":          r.str(&s.Sequence),
-		"processed_time":    r.str(&s.ProcessedTime),
-		"id":                r.str(&s.ID),
-		"cluster_by":        r.str(&s.ClusterBy),
-		"track":             r.strs(&s.Track),
-		"payload":           enum(r, &s.Payload, FullPayload, PatchPayload),
-		"event_types":       r.strs(&s.EventTypes),
-		"allowed_lateness":  r.duration(&s.AllowedLateness),
-		"max_clock_skew":    r.duration(&s.MaxClockSkew),
-		"keyed":             r.boolean(&s.Keyed),
-		"delete_when":       nil,
-		"load":              nil,
-		"mapping":           nil,
-		"dead_letter_topic": nil,
+		"stream":           r.str(&s.Name),
+		"extend":           r.boolean(&extend),
+		"kind":             enum(r, &s.Kind, StateStream, EventStream),
+		"format":           enum(r, &s.Format, EnvelopeFormat, RowFormat),
+		"encoding":         enum(r, &s.Encoding, JSONEncoding, AvroEncoding, ProtobufEncoding, JSONSchemaEncoding),
+		"topic":            r.str(&s.Topic),
+		"key":              r.strs(&s.Key),
+		"event_time":       r.str(&s.EventTime),
+		"sequence":         r.str(&s.Sequence),
+		"processed_time":   r.str(&s.ProcessedTime),
+		"id":               r.str(&s.ID),
+		"cluster_by":       r.str(&s.ClusterBy),
+		"track":            r.strs(&s.Track),
+		"payload":          enum(r, &s.Payload, FullPayload, PatchPayload),
+		"event_types":      r.strs(&s.EventTypes),
+		"allowed_lateness": r.duration(&s.AllowedLateness),
+		"max_clock_skew":   r.duration(&s.MaxClockSkew),
+		"keyed":            r.boolean(&s.Keyed),
+		"delete_when": func(n *yaml.Node, field string) {
+			if text, ok := r.text(n, field); ok {
+				s.DeleteWhen, s.deleteAt = text, r.place(n)
+			}
+		},
+		"load":    enum(r, &s.Load, ChangesLoad, FullLoad),
+		"mapping": nil,
+		"dead_letter_topic": func(n *yaml.Node, field string) {
+			text, ok := r.text(n, field)
+			if s.DeadLetterTopic, s.deadLetterTopic = text, r.place(n); ok && !topicText.MatchString(text) {
+				r.problem(n, field, fmt.Sprintf("%q is not a topic's name", text), "use letters, digits, ., _ and -, 249 at most")
+			}
+		},
 		"columns": func(n *yaml.Node, field string) {
 			r.sequence(n, field, func(n *yaml.Node, field string) { l.readColumn(r, n, field, s) })
 		},
@@ -150,7 +160,7 @@ func (l *loader) readStream(r *reader, root *yaml.Node, s *Stream) {
 	for _, k := range s.Key {
 		switch c, ok := s.Column(k); {
 		case !ok:
-			r.problem(at("key"), "key", fmt.Sprintf("stream %s has no column %q", s.Name, k), didYouMean(k, s.columnNames()))
+			r.problem(at("key"), "key", fmt.Sprintf("stream %s has no column %q", s.Name, k), didYouMean(k, ColumnNames(s.Columns)))
 		case !c.Type.Key():
 			r.problem(at("key"), "key", fmt.Sprintf("column %s is %s, which can't be part of a key", k, c.Type),
 				"use columns of string, int64, date or timestamp")
@@ -162,19 +172,26 @@ func (l *loader) readStream(r *reader, root *yaml.Node, s *Stream) {
 	if c, ok := s.Column(s.ClusterBy); s.ClusterBy != "" && !slices.Contains(s.Key, s.ClusterBy) {
 		switch {
 		case !ok:
-			r.problem(at("cluster_by"), "cluster_by", fmt.Sprintf("stream %s has no column %q", s.Name, s.ClusterBy), didYouMean(s.ClusterBy, s.columnNames()))
+			r.problem(at("cluster_by"), "cluster_by", fmt.Sprintf("stream %s has no column %q", s.Name, s.ClusterBy), didYouMean(s.ClusterBy, ColumnNames(s.Columns)))
 		case !c.Type.Key():
 			r.problem(at("cluster_by"), "cluster_by", fmt.Sprintf("column %s is %s", s.ClusterBy, c.Type), "use a column of string, int64, date or timestamp")
 		case s.Kind == StateStream:
 			r.problem(at("cluster_by"), "cluster_by", "a state stream is clustered by its key", "remove it")
 		}
 	}
+	r.checkRenames(s, at)
 	l.readStreamTime(r, s, seen, root)
 	l.readStreamFormat(r, s, seen, root)
+	if s.Full() {
+		l.readFullLoad(r, s, seen)
+	}
+	if n := seen["encoding"]; n != nil && s.Framed() {
+		l.readEncoding(r, s, n)
+	}
 	for _, t := range s.Track {
 		switch _, ok := s.Column(t); {
 		case !ok:
-			r.problem(at("track"), "track", fmt.Sprintf("stream %s has no column %q", s.Name, t), didYouMean(t, s.columnNames()))
+			r.problem(at("track"), "track", fmt.Sprintf("stream %s has no column %q", s.Name, t), didYouMean(t, ColumnNames(s.Columns)))
 		case !s.trackable(t):
 			r.problem(at("track"), "track", fmt.Sprintf("%s is part of the key, the event time or the sequence, which are never tracked", t), "remove it from track")
 		}
@@ -184,6 +201,9 @@ func (l *loader) readStream(r *reader, root *yaml.Node, s *Stream) {
 			if n := seen[key]; n != nil {
 				r.problem(n, key, "an event stream has no versions", "remove it")
 			}
+		}
+		if n := seen["delete_when"]; n != nil && s.Format == RowFormat {
+			r.problem(n, "delete_when", "events are facts, which aren't deleted", "remove it, or declare kind: state")
 		}
 	}
 }
@@ -218,11 +238,19 @@ func (l *loader) readStreamFormat(r *reader, s *Stream, seen map[string]*yaml.No
 		if s.EventTypes == nil {
 			s.EventTypes = []string{camelCase(s.Name) + ".*"}
 		}
+		for _, t := range s.EventTypes {
+			if Truncates(t) {
+				r.problem(seen["event_types"], "event_types", t+" is refused: loam has no truncate", "remove it")
+			}
+		}
 		if n := seen["id"]; n != nil {
 			r.problem(n, "id", "an envelope brings its own event_id", "remove it")
 		}
 		if n := seen["processed_time"]; n != nil {
 			r.problem(n, "processed_time", "an envelope says it in received_at", "remove it")
+		}
+		if n := seen["delete_when"]; n != nil {
+			r.problem(n, "delete_when", "an envelope says it by its event type, <Name>.deleted", "remove it")
 		}
 	case RowFormat:
 		if n := seen["event_types"]; n != nil {
@@ -238,13 +266,41 @@ func (l *loader) readStreamFormat(r *reader, s *Stream, seen map[string]*yaml.No
 	}
 }
 
+// readFullLoad checks what a stream of full extracts can't be. It has no topic: only files have an end.
+func (l *loader) readFullLoad(r *reader, s *Stream, seen map[string]*yaml.Node) {
+	switch {
+	case s.Kind == EventStream:
+		r.problem(seen["load"], "load", "events are facts, which an extract can't take back", "remove it, or declare kind: state")
+	case s.Format == EnvelopeFormat:
+		r.problem(seen["load"], "load", "canonical events are changes", "remove it, or declare format: row")
+	case s.Payload == PatchPayload:
+		r.problem(seen["load"], "load", "a full extract has whole rows, no patches", "remove it, or payload: patch")
+	case seen["topic"] != nil:
+		r.problem(seen["topic"], "topic", "a stream with load: full has no topic", "remove it: `loam backfill` alone feeds the stream")
+	}
+}
+
+// readEncoding checks that there is what a framed topic is read with.
+func (l *loader) readEncoding(r *reader, s *Stream, n *yaml.Node) {
+	switch {
+	case s.Full():
+		r.problem(n, "encoding", "a stream with load: full has no topic, and files are JSON, CSV or Parquet", "remove it")
+	case l.project.Registry.URL == "":
+		r.problem(n, "encoding", fmt.Sprintf("%s needs a registry, and the project has none", s.Encoding),
+			"say where it is in "+ProjectFile+", such as registry: {url: https://registry.example.com}")
+	case len(l.project.Broker.Seeds) == 0:
+		r.problem(n, "encoding", fmt.Sprintf("%s is read from a broker, and topic folders hold JSON", s.Encoding),
+			"name the brokers in "+ProjectFile+", such as broker: {seeds: [127.0.0.1:9092]}, or remove it")
+	}
+}
+
 func (l *loader) readColumn(r *reader, n *yaml.Node, field string, s *Stream) {
 	var c Column
 	var typeText, pathText string
 	var least, greatest string
 	seen := r.mapping(n, field, fields{
 		"name": r.str(&c.Name), "type": r.str(&typeText), "path": r.str(&pathText), "enum": r.strs(&c.Enum),
-		"min": r.str(&least), "max": r.str(&greatest), "pii": nil,
+		"min": r.str(&least), "max": r.str(&greatest), "renamed_from": r.str(&c.RenamedFrom), "pii": nil,
 	})
 	if seen == nil {
 		return
@@ -258,6 +314,9 @@ func (l *loader) readColumn(r *reader, n *yaml.Node, field string, s *Stream) {
 	}
 	if _, twice := s.Column(c.Name); twice {
 		r.problem(n, field+".name", fmt.Sprintf("column %s stands twice in stream %s", c.Name, s.Name), "remove one of them")
+		return
+	}
+	if !r.nameIsFree(seen["name"], field+".name", c.Name, s) {
 		return
 	}
 	if reserved(c.Name) {
@@ -275,6 +334,9 @@ func (l *loader) readColumn(r *reader, n *yaml.Node, field string, s *Stream) {
 		t = Type{Kind: String} // kept, so that references to the column cause no more problems
 	}
 	c.Type = t
+	if n := seen["renamed_from"]; n != nil && !r.renamed(n, field+".renamed_from", c, s) {
+		c.RenamedFrom = ""
+	}
 	if pathText == "" {
 		pathText = c.Name
 	}
@@ -300,12 +362,4 @@ func (l *loader) readColumn(r *reader, n *yaml.Node, field string, s *Stream) {
 		*bound.dst = &v
 	}
 	s.Columns = append(s.Columns, c)
-}
-
-func (s *Stream) columnNames() []string {
-	names := make([]string, len(s.Columns))
-	for i, c := range s.Columns {
-		names[i] = c.Name
-	}
-	return names
 }

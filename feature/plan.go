@@ -26,6 +26,8 @@ type Change struct {
 	Action Action         `json:"action"`
 	Detail []string       `json:"detail,omitempty"` // what differs, a line each
 	Cost   []string       `json:"cost,omitempty"`   // what applying it does, a line each
+	// Rebuilds says that applying it derives the history of a stream anew. Plan can't tell: the tables do.
+	Rebuilds bool `json:"rebuilds,omitempty"`
 	// Blocked says why the change can't be applied and what to do instead; empty where it can.
 	Blocked string `json:"blocked,omitempty"`
 }
@@ -84,7 +86,7 @@ func Plan(applied, wanted []Definition) []Change {
 func addCost(kind DefinitionKind) []string {
 	switch kind {
 	case StreamDefinition:
-		return []string{"creates its tables, empty"}
+		return []string{"creates its tables, or goes on with those that are there"}
 	case ViewDefinition:
 		return []string{"is served online once a generation of it has been built: `loam materialize`, or the worker's next start"}
 	default:
@@ -110,6 +112,9 @@ func (c *Change) describe(before, after string) {
 		c.Detail = []string{"the text differs"}
 		return
 	}
+	if c.Kind == StreamDefinition {
+		b = c.renamed(b, a)
+	}
 	for _, key := range slices.Sorted(maps.Keys(union(b, a))) {
 		if key == "columns" || reflect.DeepEqual(b[key], a[key]) {
 			continue
@@ -130,6 +135,46 @@ func (c *Change) describe(before, after string) {
 	}
 }
 
+// renamed gives the definition before with the columns' names after, wherever they stand in it.
+func (c *Change) renamed(b, a map[string]any) map[string]any {
+	before, after := columnsByName(b), columnsByName(a)
+	names := map[any]any{}
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		if from, ok := after[name]["renamed_from"].(string); ok && before[from] != nil && before[name] == nil {
+			names[from] = name
+			c.Detail = append(c.Detail, fmt.Sprintf("column %s renamed to %s, with all of its rows", from, name))
+		}
+	}
+	if len(names) == 0 {
+		return b
+	}
+	b = maps.Clone(b)
+	columns := []any{}
+	for _, name := range slices.Sorted(maps.Keys(before)) {
+		column := before[name]
+		if to, ok := names[name]; ok {
+			column = maps.Clone(column)
+			column["name"], column["renamed_from"] = to, name
+		}
+		columns = append(columns, column)
+	}
+	b["columns"] = columns
+	for _, key := range []string{"key", "track", "cluster_by", "event_time", "sequence", "processed_time", "id"} {
+		if list, ok := b[key].([]any); ok {
+			list = slices.Clone(list)
+			for i, name := range list {
+				if to, ok := names[name]; ok {
+					list[i] = to
+				}
+			}
+			b[key] = list
+		} else if to, ok := names[b[key]]; ok {
+			b[key] = to
+		}
+	}
+	return b
+}
+
 // describeStream tells compatible changes of a stream from those that its tables can't follow.
 func (c *Change) describeStream(b, a map[string]any) {
 	block := func(why string) {
@@ -137,10 +182,23 @@ func (c *Change) describeStream(b, a map[string]any) {
 			c.Blocked = why
 		}
 	}
-	for _, key := range []string{"kind", "format", "key", "payload"} {
+	for _, key := range []string{"kind", "format", "key", "payload", "cluster_by"} {
 		if !reflect.DeepEqual(b[key], a[key]) {
 			block(fmt.Sprintf("the %s of a stream with tables can't change: declare a new stream under another name", key))
 		}
+	}
+	if !reflect.DeepEqual(b["delete_when"], a["delete_when"]) {
+		c.Cost = append(c.Cost, "decides on what is taken from then on; what was taken before stays as it is")
+	}
+	if !reflect.DeepEqual(b["encoding"], a["encoding"]) {
+		c.Cost = append(c.Cost, "its topic's values are read so from then on; what the topic holds already, too, where it hasn't been taken")
+	}
+	switch {
+	case reflect.DeepEqual(b["load"], a["load"]):
+	case a["load"] == string(FullLoad):
+		c.Cost = append(c.Cost, "its topic is read no more, and entities that the next file lacks are deleted")
+	default:
+		c.Cost = append(c.Cost, "its topic is read, and what a file lacks stays")
 	}
 	before, after := columnsByName(b), columnsByName(a)
 	for _, name := range slices.Sorted(maps.Keys(union(before, after))) {
@@ -148,10 +206,10 @@ func (c *Change) describeStream(b, a map[string]any) {
 		switch {
 		case was == nil:
 			c.Detail = append(c.Detail, fmt.Sprintf("column %s %s added", name, is["type"]))
-			c.Cost = append(c.Cost, fmt.Sprintf("old rows read null in column %s", name))
+			c.Cost = append(c.Cost, fmt.Sprintf("old rows read null in column %s, unless it was declared before", name))
 		case is == nil:
 			c.Detail = append(c.Detail, fmt.Sprintf("column %s removed", name))
-			block(fmt.Sprintf("column %s has history: keep it declared, and leave it out of views that should not see it", name))
+			c.Cost = append(c.Cost, fmt.Sprintf("column %s stays in the tables with what it holds; later rows are null in it", name))
 		case was["type"] != is["type"]:
 			c.Detail = append(c.Detail, fmt.Sprintf("column %s: %s becomes %s", name, was["type"], is["type"]))
 			if !widens(fmt.Sprint(was["type"]), fmt.Sprint(is["type"])) {
@@ -161,16 +219,6 @@ func (c *Change) describeStream(b, a map[string]any) {
 			c.Detail = append(c.Detail, fmt.Sprintf("column %s: %s becomes %s", name, compact(was), compact(is)))
 		}
 	}
-	for name := range union(before, after) {
-		if before[name] != nil && after[name] != nil && contains(b["track"], name) != contains(a["track"], name) {
-			block("what a stream tracks can't change yet once it has tables: declare a new stream under another name")
-		}
-	}
-}
-
-func contains(list any, name string) bool {
-	items, _ := list.([]any)
-	return slices.Contains(items, any(name))
 }
 
 func columnsByName(definition map[string]any) map[string]map[string]any {
@@ -184,12 +232,10 @@ func columnsByName(definition map[string]any) map[string]map[string]any {
 	return byName
 }
 
-// widens reports whether every value of the one type is one of the other, and Iceberg lets the column follow.
 func widens(from, to string) bool {
 	f, err1 := ParseType(from)
 	t, err2 := ParseType(to)
-	return err1 == nil && err2 == nil && f.Kind == Decimal && t.Kind == Decimal && !f.List && !t.List &&
-		f.Scale == t.Scale && f.Precision <= t.Precision
+	return err1 == nil && err2 == nil && Widens(f, t)
 }
 
 func union[V any](a, b map[string]V) map[string]bool {

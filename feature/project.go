@@ -11,7 +11,8 @@ import (
 type Lake struct {
 	Catalog       string            // path of a sqlite file, or the address of an Iceberg REST catalog
 	Warehouse     string            // a folder, or s3://bucket/prefix
-	FormatVersion int               // of Iceberg: 3
+	FormatVersion int               // of Iceberg: 2 or 3
+	ViewCatalog   string            // the name that readers of the views give to the catalog; "" leaves it to them
 	Properties    map[string]string // handed to the catalog and its file IO: s3.endpoint, token, …
 }
 
@@ -23,11 +24,23 @@ func (l Lake) REST() bool {
 // Broker says where the topics are; without seeds they are folders under .loam/topics.
 type Broker struct {
 	Seeds []string // host:port
+	TLS   TLS
+	SASL  SASL
 }
 
 // Online says where the online values are; without an address get and serve load them from the lake.
 type Online struct {
-	Redis string // host:port, or "" for none
+	Redis    string // host:port, or "" for none
+	TLS      TLS
+	User     string // "" for the default user
+	Password Credential
+}
+
+// Registry says where the schemas of framed topics are.
+type Registry struct {
+	URL      string // http:// or https://, "" for none
+	Username Credential
+	Password Credential // never with a Text
 }
 
 // Project is a checked project folder.
@@ -36,6 +49,7 @@ type Project struct {
 	Dir      string // the folder, absolute
 	Lake     Lake
 	Broker   Broker
+	Registry Registry
 	Online   Online
 	Streams  []*Stream // built-in and declared, by name
 	Entities []*Entity

@@ -24,6 +24,18 @@ const (
 	RowFormat      Format = "row"      // flat records, columns are fields
 )
 
+// Encoding says how the values of a stream's topic are written. Files are JSON, CSV or Parquet whatever it is.
+type Encoding string
+
+// Encodings of topics. All but the first are framed as a registry's serializers do it: a zero byte, the schema's id in
+// 4 bytes, of Protobuf the message's index, and the event.
+const (
+	JSONEncoding       Encoding = "json"
+	AvroEncoding       Encoding = "avro"
+	ProtobufEncoding   Encoding = "protobuf"
+	JSONSchemaEncoding Encoding = "json-schema"
+)
+
 // Payload says what a state event carries.
 type Payload string
 
@@ -31,6 +43,15 @@ type Payload string
 const (
 	FullPayload  Payload = "full"  // the whole state: an absent field is null
 	PatchPayload Payload = "patch" // what changed: an absent field is unchanged, an explicit null is null
+)
+
+// LoadKind says what a file of a stream is.
+type LoadKind string
+
+// Loads of streams.
+const (
+	ChangesLoad LoadKind = "changes" // changes and states, some entities' or all
+	FullLoad    LoadKind = "full"    // a full extract: an entity that it lacks is gone
 )
 
 // PositionID is the value of a row stream's `id:` that makes the position the event's identity.
@@ -44,9 +65,20 @@ type Column struct {
 	Name string
 	Type Type
 	Path []string // where the value stands in the payload or record; [Name] unless `path:` says otherwise
-	Enum []string // the values a string column may have; nil allows all
-	Min  *float64 // least and greatest value of a number; nil is unbounded
-	Max  *float64
+	// RenamedFrom is the name that the column had before, "" for none: the tables rename it, and keep its rows.
+	RenamedFrom string
+	Enum        []string // the values a string column may have; nil allows all
+	Min         *float64 // least and greatest value of a number; nil is unbounded
+	Max         *float64
+}
+
+// ColumnNames gives the names of columns, in their order.
+func ColumnNames(columns []Column) []string {
+	names := make([]string, len(columns))
+	for i, c := range columns {
+		names[i] = c.Name
+	}
+	return names
 }
 
 // Stream is one canonical topic and what loam knows of it.
@@ -54,6 +86,7 @@ type Stream struct {
 	Name          string
 	Kind          StreamKind
 	Format        Format
+	Encoding      Encoding
 	Topic         string
 	Key           []string // columns that identify the entity (state) or the event (event), in declared order
 	EventTime     string   // field with the event time; "" in an envelope stream means the envelope's occurred_at
@@ -64,16 +97,31 @@ type Stream struct {
 	Columns       []Column
 	Track         []string // tracked columns; nil means all that can be
 	Payload       Payload
-	EventTypes    []string // envelope streams: exact event types, or <Name>.* for any verb
+	// DeleteWhen is a condition on the columns of a row stream: a record for which it is true deletes its entity; "" for none.
+	DeleteWhen  string
+	DeleteReads []string // the columns that DeleteWhen reads
+	Load        LoadKind // of a row stream; FullLoad has no topic, files alone feed it
+	EventTypes  []string // envelope streams: exact event types, or <Name>.* for any verb
 	// AllowedLateness is subtracted from the newest event time to give the watermark.
 	AllowedLateness time.Duration
 	// MaxClockSkew is how far ahead of recorded_at a live event's time may be.
 	MaxClockSkew time.Duration
+	// DeadLetterTopic is the broker's topic that refused events are produced to besides; "" for none.
+	DeadLetterTopic string
 	// Keyed promises that each record's Kafka key is its entity's key.
 	Keyed bool
 
 	At Place
+
+	deleteAt        Place // of delete_when
+	deadLetterTopic Place // of dead_letter_topic
 }
+
+// Full reports whether the stream's files are full extracts.
+func (s *Stream) Full() bool { return s.Load == FullLoad }
+
+// Framed reports whether the values of the stream's topic name schemas of a registry.
+func (s *Stream) Framed() bool { return s.Encoding != "" && s.Encoding != JSONEncoding }
 
 // Column returns the column with this name.
 func (s *Stream) Column(name string) (Column, bool) {
@@ -110,6 +158,12 @@ func (s *Stream) Takes(eventType string) bool {
 		}
 	}
 	return false
+}
+
+// Truncates reports whether an event type says that all entities are gone at once. No stream takes that.
+func Truncates(eventType string) bool {
+	_, verb, _ := strings.Cut(eventType, ".")
+	return verb == "truncate" || verb == "truncated"
 }
 
 // camelCase is the aggregate's name in event types: crm_account becomes CrmAccount.

@@ -137,6 +137,12 @@ func (t Type) SQL() string {
 	return name
 }
 
+// Widens reports whether every value of the one type is the same value of the other, and Iceberg lets a column follow:
+// a decimal, or a list of them, gets more digits before the point.
+func Widens(from, to Type) bool {
+	return from.Kind == Decimal && to.Kind == Decimal && from.List == to.List && from.Scale == to.Scale && from.Precision <= to.Precision
+}
+
 // Key reports whether a column of this type may be part of a key: exact, scalar and comparable.
 func (t Type) Key() bool {
 	switch t.Kind {

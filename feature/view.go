@@ -18,7 +18,10 @@ type Feature struct {
 	Name string
 	Type Type   // of the column, or as declared beside sql
 	SQL  string // a checked scalar expression over the stream's columns; "" means the column of this name
-	At   Place
+	// Column is the one column that the feature reads, where the stream is one of patches: state and freshness are that
+	// column's own. "" where events carry the whole state.
+	Column string
+	At     Place
 }
 
 // Expr is the expression of the feature: its sql, or its column quoted.

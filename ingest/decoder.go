@@ -25,6 +25,8 @@ type decoder struct {
 	plan   *plan
 	rows   *builder
 	dedup  *Dedup
+	// deletes says which rows are deletes by the stream's delete_when; nil where it has none.
+	deletes Condition
 	// topicID gives the broker's id of a topic; nil stands for none.
 	topicID func(topic string) string
 	// clusterColumn is the column whose text a keyed record's Kafka key must be.
@@ -50,6 +52,11 @@ func newDecoder(s *feature.Stream, o RouterOptions) *decoder {
 	d := &decoder{
 		stream: s, plan: newPlan(s), rows: newBuilder(s, o.JobID), dedup: o.Dedups[s.Name], topicID: o.TopicID,
 		from: map[feature.Partition]int64{}, spans: map[feature.Partition]*feature.Span{}, newest: map[feature.Partition]int64{},
+	}
+	if s.DeleteWhen != "" {
+		if d.deletes = o.Deletes[s.Name]; d.deletes == nil {
+			panic("stream " + s.Name + " has a delete_when that nobody evaluates")
+		}
 	}
 	for i, c := range s.Columns {
 		if c.Name == s.ClusterBy {
@@ -179,7 +186,7 @@ func (d *decoder) append(a *accepted, rec *Record, key string, s *feature.Span) 
 	s.Watermark = max(s.Watermark, a.eventTime-d.stream.AllowedLateness.Microseconds())
 	d.rows.add(a)
 	d.count++
-	d.bytes += len(rec.Value)
+	d.bytes += len(rec.event())
 }
 
 // setTimes settles event time, sequence and ingested_at.
@@ -332,6 +339,11 @@ func (d *decoder) flush(ctx context.Context) (*feature.Batch, error) {
 	rows, err := d.rows.flush(ctx, drop)
 	if err != nil {
 		return nil, fmt.Errorf("drop old duplicates: %w", err)
+	}
+	if d.deletes != nil && rows.NumRows() > 0 {
+		if rows, err = markDeletes(ctx, d.stream, rows, d.deletes); err != nil {
+			return nil, err
+		}
 	}
 	b := &feature.Batch{Stream: d.stream, Refused: d.refused, Late: d.late, Rows: []arrow.RecordBatch{rows}}
 	for _, p := range slices.SortedFunc(maps.Keys(d.spans), feature.Partition.Compare) {

@@ -44,7 +44,8 @@ const (
 // ErrEmptyFile: there is nothing to read.
 var ErrEmptyFile = errors.New("the file is empty")
 
-// StatFile reads a file through once to tell it by its content, and refuses one that can't be backfilled.
+// StatFile reads a file through once to tell it by its content, and refuses one that can't be backfilled. With
+// [ErrEmptyFile] the file it gives is complete.
 func StatFile(ctx context.Context, path string) (File, error) {
 	f := File{Path: path}
 	if info, err := os.Stat(path); err != nil {
@@ -74,10 +75,10 @@ func StatFile(ctx context.Context, path string) (File, error) {
 	if f.SizeBytes, err = io.Copy(sum, contextReader{ctx, in}); err != nil {
 		return f, fmt.Errorf("read %s: %w", path, err)
 	}
+	f.Topic = feature.FileTopicPrefix + hex.EncodeToString(sum.Sum(nil))
 	if f.SizeBytes == 0 {
 		return f, fmt.Errorf("%s: %w", path, ErrEmptyFile)
 	}
-	f.Topic = feature.FileTopicPrefix + hex.EncodeToString(sum.Sum(nil))
 	return f, nil
 }
 

@@ -30,6 +30,7 @@ type Kafka struct {
 // KafkaOptions say what to read.
 type KafkaOptions struct {
 	Seeds  []string
+	Access Access
 	Topics []string
 	// Starts gives the offset to read a partition from, 0 where none of it has been taken.
 	Starts func(p feature.Partition) int64
@@ -53,14 +54,13 @@ func OpenKafka(ctx context.Context, o KafkaOptions) (*Kafka, error) {
 	if o.EarliestOnGap {
 		onGap = kgo.NewOffset().AtStart()
 	}
-	client, err := kgo.NewClient(
-		kgo.SeedBrokers(o.Seeds...), kgo.ConsumeResetOffset(onGap),
+	client, err := kgo.NewClient(append(o.connection(),
+		kgo.ConsumeResetOffset(onGap),
 		// Control records mark where transactions end: without them the end of a topic could never be reached.
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(),
 		kgo.FetchMaxBytes(16<<20), kgo.FetchMaxPartitionBytes(4<<20), kgo.MaxConcurrentFetches(4),
 		kgo.FetchMaxWait(50*time.Millisecond),
-		kgo.DialTimeout(5*time.Second), kgo.RetryTimeout(connectTimeout),
-	)
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the brokers %v: %w", o.Seeds, err)
 	}
@@ -86,7 +86,7 @@ func (k *Kafka) starts(ctx context.Context, o KafkaOptions) (map[string]map[int3
 	defer cancel()
 	topics, err := k.admin.ListTopics(ctx, o.Topics...)
 	if err != nil {
-		return nil, fmt.Errorf("no broker answers at %v; start it or mend broker.seeds in %s: %w", o.Seeds, feature.ProjectFile, err)
+		return nil, o.unreachable(err)
 	}
 	oldest, err := k.admin.ListStartOffsets(ctx, o.Topics...)
 	if err != nil {
@@ -178,6 +178,9 @@ func (k *Kafka) Poll(ctx context.Context) (Poll, error) {
 			rec := Record{
 				Position: feature.Position{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset},
 				Key:      r.Key, Value: r.Value, Timestamp: r.Timestamp.UnixMicro(),
+			}
+			for _, h := range r.Headers {
+				rec.Headers = append(rec.Headers, feature.Header{Key: h.Key, Value: h.Value})
 			}
 			if len(r.Value) > EventBytesMax {
 				rec.Value, rec.Cut = r.Value[:CutBytes], true

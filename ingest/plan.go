@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -51,7 +52,7 @@ type extraField struct {
 type plan struct {
 	stream *feature.Stream
 	root   *node
-	key    []int // columns of the key
+	key    []int // columns of the key, in its order
 	path   []string
 }
 
@@ -60,11 +61,9 @@ func newPlan(s *feature.Stream) *plan {
 	for i, c := range s.Columns {
 		n := p.root.at(c.Path)
 		n.column = i
-		for _, k := range s.Key {
-			if k == c.Name {
-				p.key = append(p.key, i)
-			}
-		}
+	}
+	for _, k := range s.Key {
+		p.key = append(p.key, slices.IndexFunc(s.Columns, func(c feature.Column) bool { return c.Name == k }))
 	}
 	for _, f := range []struct {
 		name string

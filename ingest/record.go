@@ -9,9 +9,11 @@ import (
 // Record is one event as it was read, before anything is known of it.
 type Record struct {
 	feature.Position
-	Key       []byte // of a Kafka record; nil elsewhere
-	Value     []byte // JSON; nil is a tombstone
-	Timestamp int64  // of a Kafka record, microseconds since 1970 UTC; 0 or less where there is none
+	Key       []byte           // of a Kafka record; nil elsewhere
+	Value     []byte           // as it was read; nil is a tombstone
+	JSON      []byte           // the event, where Value was decoded by a schema; nil where Value is JSON itself
+	Headers   []feature.Header // of a Kafka record
+	Timestamp int64            // of a Kafka record, microseconds since 1970 UTC; 0 or less where there is none
 	// Text says that values of every type may be written as text, and times without a zone are UTC: rows of CSV and
 	// Parquet files.
 	Text bool
@@ -19,6 +21,16 @@ type Record struct {
 	Cut bool
 	// Malformed says why Value is not what was meant as one event, "" where it may be.
 	Malformed string
+	// Reason is why a malformed value is refused; [feature.NotJSON] where none is given.
+	Reason feature.Reason
+}
+
+// event is the JSON of the record.
+func (r *Record) event() []byte {
+	if r.JSON != nil {
+		return r.JSON
+	}
+	return r.Value
 }
 
 // EventBytesMax bounds an event. Longer ones become dead letters that keep their first CutBytes.

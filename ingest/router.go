@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -19,6 +20,8 @@ type RouterOptions struct {
 	JobID string
 	// Dedups know the streams' identities, by the streams' names.
 	Dedups map[string]*Dedup
+	// Deletes evaluate the delete_when of the streams that have one, by the streams' names.
+	Deletes map[string]Condition
 	// Starts gives the offset from which a stream takes a partition: what lies before has been taken already. It is asked
 	// once a partition.
 	Starts func(stream string, p feature.Partition) int64
@@ -26,8 +29,9 @@ type RouterOptions struct {
 	RecordedAt func(p feature.Partition) int64
 	// TopicID gives the broker's id of a topic; nil stands for none.
 	TopicID func(topic string) string
-	// Refused tells of positions that are dead letters for their future event time, so that a replay refuses them again.
-	Refused map[feature.Position]bool
+	// Refused tells of positions that are dead letters already, and why, so that a replay refuses them again, though their
+	// time may have come or a definition become wider.
+	Refused map[feature.Position]feature.Reason
 }
 
 // Router hands records to their streams and gathers what came of them. It is not safe for concurrent use.
@@ -46,7 +50,7 @@ type Router struct {
 	strays   []feature.DeadLetter // refused records of no stream
 }
 
-// NewRouter makes a router. Every stream must have its Dedup.
+// NewRouter makes a router. Every stream must have its Dedup, and one with a delete_when its Condition.
 func NewRouter(o RouterOptions) *Router {
 	r := &Router{
 		o: o, decoders: map[string]*decoder{}, recorded: map[feature.Partition]int64{}, next: map[feature.Partition]int64{},
@@ -86,8 +90,8 @@ func (r *Router) Add(rec *Record, now int64) {
 	s := d.span(p)
 	s.To, s.RecordedAt = rec.Offset+1, max(s.RecordedAt, recordedAt)
 	s.Counts.Read++
-	if refused == nil && r.o.Refused[rec.Position] {
-		refused = &refusal{feature.FutureEventTime, "refused before, when it was in the future"}
+	if why, before := r.o.Refused[rec.Position]; refused == nil && before {
+		refused = &refusal{why, "refused before, and a dead letter since"}
 	}
 	if refused == nil {
 		switch {
@@ -116,10 +120,14 @@ func (r *Router) recordedAt(p feature.Partition, now int64) int64 {
 }
 
 func (r *Router) letter(rec *Record, why *refusal, recordedAt int64) feature.DeadLetter {
-	return feature.DeadLetter{
-		Position: rec.Position, Reason: why.reason, Detail: why.detail, RecordedAt: recordedAt,
+	l := feature.DeadLetter{
+		Position: rec.Position, Reason: why.reason, Detail: why.detail, RecordedAt: recordedAt, RecordTime: max(rec.Timestamp, 0), Text: rec.Text,
 		RecordKey: bytes.Clone(rec.Key), Body: bytes.Clone(rec.Value),
 	}
+	for _, h := range rec.Headers {
+		l.Headers = append(l.Headers, feature.Header{Key: h.Key, Value: bytes.Clone(h.Value)})
+	}
+	return l
 }
 
 // parse reads a record into the router's envelope and fields. It gives the decoder of the stream it goes to, nil for
@@ -136,7 +144,7 @@ func (r *Router) parse(rec *Record) (d *decoder, refused *refusal, enveloped boo
 	case rec.Cut:
 		return d, &refusal{feature.TooLarge, fmt.Sprintf("longer than %d bytes; its first %d are kept", EventBytesMax, CutBytes)}, false
 	case rec.Malformed != "":
-		return d, &refusal{feature.NotJSON, rec.Malformed}, false
+		return d, &refusal{cmp.Or(rec.Reason, feature.NotJSON), rec.Malformed}, false
 	case d != nil && d.stream.Format == feature.RowFormat:
 		return d, r.parseRow(d, rec), false
 	}
@@ -144,13 +152,13 @@ func (r *Router) parse(rec *Record) (d *decoder, refused *refusal, enveloped boo
 }
 
 func (r *Router) parseRow(d *decoder, rec *Record) *refusal {
-	r.buffer = *bytes.NewBuffer(rec.Value)
+	r.buffer = *bytes.NewBuffer(rec.event())
 	r.json.Reset(&r.buffer)
 	r.fields.reset(len(d.stream.Columns))
 	if r.json.PeekKind() != '{' {
 		return r.notAnObject()
 	}
-	if err := d.plan.object(r.json, rec.Value, d.plan.root, &r.fields, rec.Text); err != nil {
+	if err := d.plan.object(r.json, rec.event(), d.plan.root, &r.fields, rec.Text); err != nil {
 		return &refusal{feature.NotJSON, err.Error()}
 	}
 	return r.atEnd()
@@ -177,7 +185,7 @@ func (r *Router) atEnd() *refusal {
 
 // parseEvent reads a canonical event. The payload is read in the same pass where the envelope stands before it.
 func (r *Router) parseEvent(d *decoder, rec *Record) (*decoder, *refusal, bool) {
-	r.buffer = *bytes.NewBuffer(rec.Value)
+	r.buffer = *bytes.NewBuffer(rec.event())
 	r.json.Reset(&r.buffer)
 	r.fields.reset(0)
 	r.envelope = envelope{}
@@ -200,7 +208,7 @@ func (r *Router) parseEvent(d *decoder, rec *Record) (*decoder, *refusal, bool) 
 		}
 		switch name := string(quoted); name {
 		case `"envelope"`:
-			if err := r.envelope.read(r.json, rec.Value, &r.fields); err != nil {
+			if err := r.envelope.read(r.json, rec.event(), &r.fields); err != nil {
 				return malformed(err)
 			}
 			d, refused = r.route(d)
@@ -209,17 +217,17 @@ func (r *Router) parseEvent(d *decoder, rec *Record) (*decoder, *refusal, bool) 
 				extra := r.fields.extra
 				r.fields.reset(len(d.stream.Columns))
 				r.fields.extra = extra
-				if err := d.plan.object(r.json, rec.Value, d.plan.root, &r.fields, rec.Text); err != nil {
+				if err := d.plan.object(r.json, rec.event(), d.plan.root, &r.fields, rec.Text); err != nil {
 					return malformed(err)
 				}
 				done = true
 				continue
 			}
-			if payload, err = value(r.json, rec.Value); err != nil {
+			if payload, err = value(r.json, rec.event()); err != nil {
 				return malformed(err)
 			}
 		default:
-			raw, err := value(r.json, rec.Value)
+			raw, err := value(r.json, rec.event())
 			if err != nil {
 				return malformed(err)
 			}
@@ -278,6 +286,8 @@ func (r *Router) route(only *decoder) (*decoder, *refusal) {
 		return d, &refusal{feature.UnknownType, "event_type: does not belong to stream " + d.stream.Name}
 	case reason != "":
 		return d, &refusal{reason, detail}
+	case feature.Truncates(eventType):
+		return d, &refusal{feature.Truncate, "event_type: loam has no truncate; send a delete of each entity"}
 	}
 	return d, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/apache/arrow-go/v18/arrow/array"
 
@@ -52,6 +53,17 @@ func routed(t *testing.T, s *feature.Stream, records []Record) ([]map[string]any
 	if err != nil {
 		t.Fatal(err)
 	}
+	rows := jsonRows(t, batches)
+	counts, _, refused := total(batches)
+	if counts.Read != counts.Accepted+counts.Refused+counts.Duplicate {
+		t.Errorf("counts don't add up: %+v", counts)
+	}
+	return rows, refused, counts
+}
+
+// jsonRows are the rows of batches.
+func jsonRows(t *testing.T, batches []*feature.Batch) []map[string]any {
+	t.Helper()
 	var rows []map[string]any
 	for _, b := range batches {
 		for _, batch := range b.Rows {
@@ -66,11 +78,7 @@ func routed(t *testing.T, s *feature.Stream, records []Record) ([]map[string]any
 			rows = append(rows, part...)
 		}
 	}
-	counts, _, refused := total(batches)
-	if counts.Read != counts.Accepted+counts.Refused+counts.Duplicate {
-		t.Errorf("counts don't add up: %+v", counts)
-	}
-	return rows, refused, counts
+	return rows
 }
 
 func record(topic string, offset int64, value string) Record {
@@ -209,6 +217,14 @@ func TestEvents(t *testing.T) {
 		{"version of text", event(with(`1.2`, `new`), `{"contact_id":"c"}`), "", "bad_envelope"},
 		{"no key", event(goodEnvelope, `{"email":"x@example.com"}`), "", "missing_key"},
 		{"delete without its key", event(with("updated", "deleted"), `{"email":"x@example.com"}`), "", "missing_key"},
+		{"truncated", event(with("updated", "truncated"), `{"contact_id":"c"}`), "", "truncate"},
+		{"truncate without a payload", `{"envelope":` + with("updated", "truncate") + `}`, "", "truncate"},
+		{"truncate with a null payload first", `{"payload":null,"envelope":` + with("updated", "truncate") + `}`, "", "truncate"},
+		{"truncate with a broken envelope", event(strings.Replace(with("updated", "truncate"), `"source"`, `"origin"`, 1), `{}`), "", "bad_envelope"},
+		{"truncate of another stream", event(with("Contact.updated", "Engagement.truncate"), `{}`), "", "unknown_event_type"},
+		{"truncate of another version", event(strings.Replace(with("updated", "truncate"), "1.2", "2.0", 1), `{}`), "", "unknown_schema_version"},
+		{"a verb that only begins so", event(with("updated", "truncated_name"), `{"contact_id":"c"}`), "op", "upsert"},
+		{"truncate and bad syntax", `{"envelope":` + with("updated", "truncate") + `,"payload":{"contact_id":}}`, "", "not_json"},
 		{"bad syntax behind all", event(goodEnvelope, `{"contact_id":"c"}`) + "x", "", "not_json"},
 	} {
 		rows, refused, _ := routed(t, s, []Record{record("contact.v1", 0, c.in)})
@@ -275,6 +291,31 @@ func TestDuplicates(t *testing.T) {
 	})
 	if counts.Duplicate != 3 || counts.IDReuse != 2 || len(rows) != 4 {
 		t.Errorf("%d rows, %+v", len(rows), counts)
+	}
+}
+
+// The key of an identity has its parts in the order of the key, as the log gives them, not in that of the columns.
+func TestDuplicatesOfCompositeKeys(t *testing.T) {
+	s := wide()
+	s.Key = []string{"kind", "n", "id"}
+	line := `{"id":"k","at":"2026-10-01T00:00:00Z","kind":"a","n":7}`
+	rows, _, _ := routed(t, s, []Record{record("file:x", 0, line)})
+	at, err := time.Parse(time.RFC3339, rows[0]["event_time"].(string))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dedups := newDedups(t, []*feature.Stream{s})
+	dedups[s.Name].Remember(feature.Identity{EventID: rows[0]["event_id"].(string), Key: "a\x1f7\x1fk", EventTime: at.UnixMicro()},
+		feature.Position{Topic: "file:x"})
+	r := NewRouter(RouterOptions{Streams: []*feature.Stream{s}, Only: s, Dedups: dedups, Starts: func(string, feature.Partition) int64 { return 0 }})
+	again := record("file:y", 0, line)
+	r.Add(&again, testNow)
+	batches, err := r.Flush(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if counts, _, _ := total(batches); counts.Duplicate != 1 {
+		t.Errorf("counts %+v", counts)
 	}
 }
 
@@ -396,5 +437,28 @@ func TestRecordedAtNeverDecreases(t *testing.T) {
 		if int64(times.Value(i)) != want {
 			t.Errorf("row %d: %d, want %d", i, times.Value(i), want)
 		}
+	}
+}
+
+// What is a dead letter stays one when it is read again, though it would fit now.
+func TestRefusedBefore(t *testing.T) {
+	s := wide()
+	at := feature.Position{Topic: "wide.v1", Offset: 1}
+	r := NewRouter(RouterOptions{
+		Streams: []*feature.Stream{s}, Only: s, Dedups: newDedups(t, []*feature.Stream{s}), JobID: "job",
+		Starts:  func(string, feature.Partition) int64 { return 0 },
+		Refused: map[feature.Position]feature.Reason{at: feature.BadValue},
+	})
+	for offset := range int64(3) {
+		rec := record("wide.v1", offset, fmt.Sprintf(`{"id":"a%d","at":"2025-01-01T00:00:00Z","seq":1,"loaded":"2025-01-01T00:00:00Z"}`, offset))
+		r.Add(&rec, testNow)
+	}
+	batches, err := r.Flush(context.Background(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts, _, refused := total(batches)
+	if counts.Accepted != 2 || counts.Refused != 1 || refused[0].Position != at || refused[0].Reason != feature.BadValue {
+		t.Errorf("%+v, %+v", counts, refused)
 	}
 }

@@ -442,6 +442,7 @@ func b2i(b bool) int64 {
 func FuzzEvents(f *testing.F) {
 	f.Add([]byte(`{"envelope":` + goodEnvelope + `,"payload":{"contact_id":"c","segments":["a"],"attributes":{"b":1},"name":{"first":"x"}}}`))
 	f.Add([]byte(`{"payload":{"a":{}},"envelope":{"event_id":null}}`))
+	f.Add([]byte(`{"payload":null,"envelope":` + strings.Replace(goodEnvelope, "updated", "truncated", 1) + `}`))
 	f.Add([]byte(`{"id":"k","at":"2026-10-01T00:00:00Z","amount":{"value":-1e-2},"tags":[null,"\u0000"],"j":[{}]}`))
 	f.Fuzz(func(t *testing.T, value []byte) {
 		for _, s := range []*feature.Stream{wide(), fuzzContact} {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
 
@@ -41,11 +40,7 @@ func TestAnotherWorkerBetweenLogAndHistory(t *testing.T) {
 // Workers whose commits to log and history interleave in any way, on the same keys, make the history of all changes.
 func TestWorkersInterleaved(t *testing.T) {
 	ctx := context.Background()
-	first := *seed
-	if first == 0 {
-		first = uint64(time.Now().UnixNano())
-	}
-	t.Logf("-seed=%d", first)
+	first := seedOf(t)
 	for n := range uint64(6) {
 		r := rand.New(rand.NewPCG(first, n))
 		l := openLake(t)

@@ -24,6 +24,17 @@ import (
 
 var seed = flag.Uint64("seed", 0, "seed of the random histories; 0 takes one from the clock")
 
+// seedOf gives the seed of a random test, and prints it.
+func seedOf(t *testing.T) uint64 {
+	t.Helper()
+	sd := *seed
+	if sd == 0 {
+		sd = uint64(time.Now().UnixNano())
+	}
+	t.Logf("-seed=%d", sd)
+	return sd
+}
+
 // testStream is a state stream with a key, a tracked column and one that isn't.
 func testStream() *feature.Stream {
 	return &feature.Stream{
@@ -48,9 +59,21 @@ type row struct {
 
 func openLake(t *testing.T) *Lake {
 	t.Helper()
+	return openLakeIn(t, 3)
+}
+
+// openLakeIn opens a lake whose tables are of this version of Iceberg's format.
+func openLakeIn(t *testing.T, format int) *Lake {
+	t.Helper()
+	return openLakeAt(t, t.TempDir(), format)
+}
+
+// openLakeAt opens the lake that is in a folder, as a process of its own does.
+func openLakeAt(t *testing.T, dir string, format int) *Lake {
+	t.Helper()
 	l, err := Open(context.Background(), Config{
-		Lake:      feature.Lake{Catalog: "catalog.db", Warehouse: "warehouse", FormatVersion: 3},
-		Namespace: "test", Dir: t.TempDir(),
+		Lake:      feature.Lake{Catalog: "catalog.db", Warehouse: "warehouse", FormatVersion: format},
+		Namespace: "test", Dir: dir,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -273,11 +296,7 @@ func TestTraps(t *testing.T) {
 // TestAnyBatching holds the tables against the oracle for random changes in random batches, with the stream closed and
 // opened again, replayed batches, and a history left behind its log.
 func TestAnyBatching(t *testing.T) {
-	sd := *seed
-	if sd == 0 {
-		sd = uint64(time.Now().UnixNano())
-	}
-	t.Logf("seed %d", sd)
+	sd := seedOf(t)
 	r := rand.New(rand.NewPCG(sd, 2))
 	for range 4 {
 		l := openLake(t)

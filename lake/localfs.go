@@ -8,14 +8,29 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
+	"syscall"
 
 	iceio "github.com/apache/iceberg-go/io"
 )
 
 // durableFS is the local file system with one promise more than iceberg-go's: when a written file is closed, it and
-// every folder made for it are on disk. Table metadata is written last, so all that a catalog entry leads to is synced
+// every folder that leads to it are on disk. Table metadata is written last, so all that a catalog entry leads to is synced
 // before the catalog moves to it.
 type durableFS struct{ iceio.LocalFS }
+
+// diskOp is a kind of step on the disk that decides what a power cut leaves.
+type diskOp int
+
+const (
+	opCreate diskOp = iota // of a file
+	opMkdir
+	opSyncFile
+	opSyncDir // of the entries in a folder
+)
+
+// diskStep takes a step on the disk. A test puts a function in its place that notes the order of steps, or leaves some out.
+var diskStep = func(_ diskOp, _ string, take func() error) error { return take() }
 
 func init() {
 	durable := func(context.Context, *url.URL, map[string]string) (iceio.IO, error) { return durableFS{}, nil }
@@ -34,7 +49,11 @@ func (d durableFS) Create(name string) (iceio.FileWriter, error) {
 	if err := mkdirAllSynced(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
-	f, err := os.Create(path)
+	var f *os.File
+	err = diskStep(opCreate, path, func() (err error) {
+		f, err = os.Create(path)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +76,7 @@ func (d durableFS) WriteFile(name string, content []byte) error {
 type durableFile struct{ *os.File }
 
 func (f *durableFile) Close() error {
-	if err := f.Sync(); err != nil {
+	if err := diskStep(opSyncFile, f.Name(), f.Sync); err != nil {
 		return errors.Join(err, f.File.Close())
 	}
 	if err := f.File.Close(); err != nil {
@@ -66,30 +85,55 @@ func (f *durableFile) Close() error {
 	return syncDir(filepath.Dir(f.Name()))
 }
 
-// mkdirAllSynced makes dir and the folders above it that are missing, each synced in the one that holds it.
+// entered are the folders that this process has synced in the ones that hold them, up to the root.
+var entered sync.Map
+
+// mkdirAllSynced makes dir and the folders above it that are missing, and syncs each in the one that holds it: once, too,
+// where it was there, for who made it may have been killed before it came to that, or not have come to it yet.
 func mkdirAllSynced(dir string) error {
-	err := os.Mkdir(dir, 0o755)
-	switch {
-	case err == nil:
-		return syncDir(filepath.Dir(dir))
-	case errors.Is(err, fs.ErrExist):
+	above := filepath.Dir(dir)
+	if above == dir {
 		return nil
+	}
+	err := diskStep(opMkdir, dir, func() error { return os.Mkdir(dir, 0o755) })
+	there := err != nil
+	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if err := mkdirAllSynced(filepath.Dir(dir)); err != nil {
+		if err := mkdirAllSynced(above); err != nil {
 			return err
 		}
 		return mkdirAllSynced(dir)
-	default:
+	case there && !isDir(dir):
+		return err
+	case there:
+		if _, done := entered.Load(dir); done {
+			return nil
+		}
+	}
+	if err := mkdirAllSynced(above); err != nil {
 		return err
 	}
+	// Folders far above may be somebody else's, or of a file system that has nothing to sync.
+	if err := syncDir(above); err != nil && !(there && (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EINVAL))) {
+		return err
+	}
+	entered.Store(dir, true)
+	return nil
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
 }
 
 func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return diskStep(opSyncDir, dir, func() error {
+		d, err := os.Open(dir)
+		if err != nil {
+			return err
+		}
+		return errors.Join(d.Sync(), d.Close())
+	})
 }
 
 // localPath is the path of a file:// URI or of a plain path.

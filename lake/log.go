@@ -19,7 +19,6 @@ import (
 	"github.com/twmb/murmur3"
 
 	"github.com/loamdata/loam/feature"
-	"github.com/loamdata/loam/sql"
 )
 
 func releaseAll(batches []arrow.RecordBatch) {
@@ -31,15 +30,35 @@ func releaseAll(batches []arrow.RecordBatch) {
 // commitLog writes the accepted events of the batch to the log and moves its offsets. It returns the rows that were
 // written, which the caller releases. The batch's spans then count the events that were dropped as duplicates.
 func (s *Stream) commitLog(ctx context.Context, b *feature.Batch, known int64, r *Result) ([]arrow.RecordBatch, error) {
+	return s.appendLog(ctx, b, known, r, nil)
+}
+
+// appendLog is commitLog, or where it is given a redrive the commit of its rows: that moves no offsets, and is none without rows.
+func (s *Stream) appendLog(ctx context.Context, b *feature.Batch, known int64, r *Result, redrive *redriving) ([]arrow.RecordBatch, error) {
 	rows, err := concat(s.def.LogSchema(), b.Rows)
 	if err != nil {
 		return nil, fmt.Errorf("gather the batch of %s: %w", s.def.Name, err)
 	}
 	defer func() { rows.Release() }()
+	if len(s.layout.stream.Columns) > len(s.def.Columns) {
+		whole, err := conform(s.layout.stream.LogSchema(), rows)
+		if err != nil {
+			return nil, fmt.Errorf("gather the batch of %s: %w", s.def.Name, err)
+		}
+		rows.Release()
+		rows = whole
+	}
 	spans := slices.Clone(b.Spans)
 	var files []iceberg.DataFile
 	var writer *fileWriter
 	err = s.log.commit(ctx, func(ctx context.Context, base *table.Table, tx *table.Transaction, summary iceberg.Properties) error {
+		offsets, err := parseOffsets(base.Properties())
+		if err != nil {
+			return err
+		}
+		if redrive != nil && offsets.Redrive.JobID != redrive.after {
+			return ErrRedriven
+		}
 		kept, dropped, err := s.dropTwins(ctx, rows, spans, known, r)
 		if err != nil {
 			return err
@@ -60,9 +79,15 @@ func (s *Stream) commitLog(ctx context.Context, b *feature.Batch, known int64, r
 		} else {
 			kept.Release()
 		}
-		offsets, err := parseOffsets(base.Properties())
-		if err != nil {
-			return err
+		if redrive != nil {
+			if len(files) == 0 {
+				return errNothing
+			}
+			summary[summaryOffsets] = offsetsSummary([]feature.Span{redriveSpan(redrive.JobID)})
+			if err := tx.NewRowDelta(summary).AddRows(files...).Commit(ctx); err != nil {
+				return err
+			}
+			return tx.SetProperties(iceberg.Properties{propertyRedrive: mustJSON(redrive.Redrive)})
 		}
 		props, err := offsets.move(spans, summary[summaryCommit])
 		if err != nil {
@@ -88,7 +113,19 @@ func (s *Stream) commitLog(ctx context.Context, b *feature.Batch, known int64, r
 	}
 	// A commit of offsets alone makes no snapshot: the head is then anybody's.
 	if len(files) > 0 && !s.log.recovered {
+		if s.listed != nil && s.listedHead == known {
+			for _, f := range files {
+				s.listed = append(s.listed, &liveFile{data: f})
+			}
+			s.listedHead = s.log.SnapshotID()
+		}
 		s.wrote(s.log.SnapshotID())
+	}
+	if s.merger != nil {
+		s.merger.written = map[string]bool{}
+		for _, f := range files {
+			s.merger.written[f.FilePath()] = true
+		}
 	}
 	copy(b.Spans, spans)
 	r.Rows = rows.NumRows()
@@ -103,7 +140,8 @@ func (s *Stream) wrote(snapshotID int64) {
 }
 
 // dropTwins looks the batch's events up in what others have committed since the log's snapshot known, and leaves out
-// those that are there from another position. The spans' counts follow.
+// those that are there from another position. The spans' counts follow. What came to stand at one of the batch's own positions is left
+// out, too: it was a dead letter that somebody else has taken again, which no offset tells.
 func (s *Stream) dropTwins(ctx context.Context, rows arrow.RecordBatch, spans []feature.Span, known int64, r *Result) (arrow.RecordBatch, bool, error) {
 	rows.Retain()
 	if s.log.SnapshotID() == known {
@@ -116,8 +154,9 @@ func (s *Stream) dropTwins(ctx context.Context, rows arrow.RecordBatch, spans []
 	}
 	r.Foreign = append(r.Foreign, foreign...)
 	taken := make(map[feature.Identity]feature.Position, len(foreign))
+	there := make(map[feature.Position]bool, len(foreign))
 	for _, f := range foreign {
-		taken[f.Identity] = f.Position
+		taken[f.Identity], there[f.Position] = f.Position, true
 	}
 	own, err := identities(s.def, rows)
 	if err != nil {
@@ -126,8 +165,7 @@ func (s *Stream) dropTwins(ctx context.Context, rows arrow.RecordBatch, spans []
 	}
 	var keep []int64
 	for i, a := range own {
-		first, twin := taken[a.Identity]
-		if !twin || first == a.Position {
+		if _, twin := taken[a.Identity]; !twin && !there[a.Position] {
 			keep = append(keep, int64(i))
 			continue
 		}
@@ -145,196 +183,6 @@ func (s *Stream) dropTwins(ctx context.Context, rows arrow.RecordBatch, spans []
 	kept, err := take(ctx, rows, keep)
 	rows.Release()
 	return kept, true, err
-}
-
-// acceptedSince lists the events that commits after a snapshot of the log have added.
-func (s *Stream) acceptedSince(ctx context.Context, snapshotID int64) ([]Accepted, error) {
-	files, ok, err := s.log.addedSince(ctx, snapshotID, s.own)
-	if err != nil {
-		return nil, err
-	}
-	if ok && len(files) == 0 {
-		return nil, nil
-	}
-	if !ok { // the snapshot has expired, so nothing less than all will do
-		if files, _, err = s.log.addedSince(ctx, 0, nil); err != nil {
-			return nil, err
-		}
-	}
-	relation, err := s.log.Scan(ctx, ScanOptions{Columns: identityColumns(s.def)})
-	if err != nil {
-		return nil, err
-	}
-	paths := map[string]bool{}
-	for _, f := range files {
-		path, err := s.localOf(ctx, f)
-		if err != nil {
-			return nil, err
-		}
-		paths[path] = true
-	}
-	if ok {
-		relation.Files = slices.DeleteFunc(relation.Files, func(f sql.File) bool { return !paths[f.Path] })
-	}
-	return s.queryAccepted(ctx, relation, "true")
-}
-
-func (s *Stream) localOf(ctx context.Context, f iceberg.DataFile) (string, error) {
-	io, err := s.log.tbl.FS(ctx)
-	if err != nil {
-		return "", fmt.Errorf("open the files of %s: %w", s.log.Name(), err)
-	}
-	return s.log.lake.local(ctx, io, f.FilePath())
-}
-
-func identityColumns(def *feature.Stream) []string {
-	return append(slices.Clone(def.Key), feature.ColEventID, feature.ColEventTime, feature.ColTopic, feature.ColPartition, feature.ColOffset)
-}
-
-// keyText is the SQL expression of [feature.Identity]'s key.
-func keyText(def *feature.Stream) sql.Fragment {
-	parts := make([]sql.Fragment, len(def.Key))
-	for i, k := range def.Key {
-		c, _ := def.Column(k)
-		ident := sql.Ident(k)
-		switch c.Type.Kind {
-		case feature.Timestamp:
-			ident = "epoch_us(" + ident + ")"
-		case feature.Date:
-			ident = "(" + ident + " - DATE '1970-01-01')"
-		}
-		parts[i] = ident + "::VARCHAR"
-	}
-	return sql.Join(" || chr(31) || ", parts)
-}
-
-// queryAccepted reads identities and positions of the relation's rows for which the condition holds.
-func (s *Stream) queryAccepted(ctx context.Context, relation sql.Files, where sql.Fragment) ([]Accepted, error) {
-	if err := s.db.LakeView(ctx, "accepted", relation, false); err != nil {
-		return nil, err
-	}
-	rows, err := s.db.Query(ctx, sql.Render(
-		`SELECT event_id, {key}, epoch_us(event_time), topic, "partition", "offset" FROM accepted WHERE {where}`,
-		sql.Args{"key": keyText(s.def), "where": where}))
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var found []Accepted
-	for rows.Next() {
-		var a Accepted
-		if err := rows.Scan(&a.EventID, &a.Key, &a.EventTime, &a.Topic, &a.Position.Partition, &a.Offset); err != nil {
-			return nil, fmt.Errorf("read identities of %s: %w", s.log.Name(), err)
-		}
-		found = append(found, a)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("read identities of %s: %w", s.log.Name(), err)
-	}
-	return found, nil
-}
-
-// LookUp finds which of the identities the log holds, and at which positions they were accepted first.
-func (s *Stream) LookUp(ctx context.Context, ids []feature.Identity) (map[feature.Identity]feature.Position, error) {
-	if len(ids) == 0 {
-		return nil, nil
-	}
-	least, greatest := ids[0].EventTime, ids[0].EventTime
-	schema := arrow.NewSchema([]arrow.Field{{Name: "id", Type: arrow.BinaryTypes.String}, {Name: "at", Type: arrow.PrimitiveTypes.Int64}}, nil)
-	b := array.NewRecordBuilder(memory.DefaultAllocator, schema)
-	defer b.Release()
-	for _, id := range ids {
-		least, greatest = min(least, id.EventTime), max(greatest, id.EventTime)
-		b.Field(0).(*array.StringBuilder).Append(id.EventID)
-		b.Field(1).(*array.Int64Builder).Append(id.EventTime)
-	}
-	batch := b.NewRecordBatch()
-	defer batch.Release()
-	if err := s.db.ImportBatches(ctx, "asked", schema, []arrow.RecordBatch{batch}); err != nil {
-		return nil, err
-	}
-	column := iceberg.Reference(feature.ColEventTime)
-	relation, err := s.log.Scan(ctx, ScanOptions{
-		Columns: identityColumns(s.def),
-		Filter: iceberg.NewAnd(iceberg.GreaterThanEqual(column, iceberg.Timestamp(least)),
-			iceberg.LessThanEqual(column, iceberg.Timestamp(greatest))),
-	})
-	if err != nil {
-		return nil, err
-	}
-	found, err := s.queryAccepted(ctx, relation, sql.Fragment(fmt.Sprintf(
-		"event_time BETWEEN make_timestamptz(%d) AND make_timestamptz(%d) AND EXISTS (FROM asked WHERE asked.id = event_id AND asked.at = epoch_us(event_time))", least, greatest)))
-	if err != nil {
-		return nil, err
-	}
-	wanted := make(map[feature.Identity]bool, len(ids))
-	for _, id := range ids {
-		wanted[id] = true
-	}
-	positions := map[feature.Identity]feature.Position{}
-	for _, a := range found {
-		if wanted[a.Identity] {
-			positions[a.Identity] = a.Position
-		}
-	}
-	return positions, nil
-}
-
-// Recent calls yield with the identities of the newest events by event time, at most limit of them, and reports whether
-// those are all that the log holds.
-func (s *Stream) Recent(ctx context.Context, limit int, yield func(Accepted)) (all bool, err error) {
-	relation, err := s.log.Scan(ctx, ScanOptions{Columns: identityColumns(s.def)})
-	if err != nil {
-		return false, err
-	}
-	found, err := s.queryAccepted(ctx, relation, sql.Fragment(fmt.Sprintf("true ORDER BY event_time DESC LIMIT %d", limit)))
-	if err != nil {
-		return false, err
-	}
-	for _, a := range found {
-		yield(a)
-	}
-	s.head = s.log.SnapshotID()
-	return len(found) < limit, nil
-}
-
-// identities reads identities and positions of a batch's rows.
-func identities(def *feature.Stream, batch arrow.RecordBatch) ([]Accepted, error) {
-	l := newLayout(def)
-	r, err := l.newReader(batch)
-	if err != nil {
-		return nil, err
-	}
-	keys := make([]arrow.Array, len(def.Key))
-	for i, k := range def.Key {
-		if keys[i], err = columnOf(batch, k); err != nil {
-			return nil, err
-		}
-	}
-	all := make([]Accepted, batch.NumRows())
-	for i := range all {
-		all[i].EventID = r.eventID.Value(i)
-		all[i].EventTime = int64(r.eventTime.Value(i))
-		for j, k := range keys {
-			if j > 0 {
-				all[i].Key += feature.KeySeparator
-			}
-			all[i].Key += keyPart(k, i)
-		}
-		all[i].Position = feature.Position{Topic: r.topic.Value(i), Partition: int32(r.partition.Value(i)), Offset: r.offset.Value(i)}
-	}
-	return all, nil
-}
-
-func keyPart(column arrow.Array, row int) string {
-	switch c := column.(type) {
-	case *array.Timestamp:
-		return fmt.Sprint(int64(c.Value(row)))
-	case *array.Date32:
-		return fmt.Sprint(int32(c.Value(row)))
-	default:
-		return column.ValueStr(row)
-	}
 }
 
 // concat makes one batch of several, which the caller releases.
@@ -425,9 +273,10 @@ func (s *Stream) writeLog(ctx context.Context, w *fileWriter, rows arrow.RecordB
 		b := bucketOf(cluster, i)
 		buckets[b] = append(buckets[b], place{k, int64(times.Value(i)), int64(i)})
 	}
-	var files []iceberg.DataFile
-	for _, b := range slices.SortedFunc(maps.Keys(buckets), func(a, b any) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) }) {
-		places := buckets[b]
+	numbers := slices.SortedFunc(maps.Keys(buckets), func(a, b any) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	files := make([]iceberg.DataFile, len(numbers))
+	err = each(len(numbers), func(i int) error {
+		places := buckets[numbers[i]]
 		slices.SortFunc(places, func(a, b place) int {
 			if c := bytes.Compare(a.key, b.key); c != 0 {
 				return c
@@ -438,12 +287,13 @@ func (s *Stream) writeLog(ctx context.Context, w *fileWriter, rows arrow.RecordB
 		for i, p := range places {
 			order[i] = p.row
 		}
-		file, err := s.writeSorted(ctx, w, b, rows, order)
-		if err != nil {
-			w.removeFiles(files)
-			return nil, err
-		}
-		files = append(files, file)
+		var err error
+		files[i], err = s.writeSorted(ctx, w, numbers[i], rows, order)
+		return err
+	})
+	if err != nil {
+		w.removeFiles(files)
+		return nil, err
 	}
 	return files, nil
 }
@@ -454,7 +304,7 @@ func (s *Stream) writeSorted(ctx context.Context, w *fileWriter, bucket any, row
 		return nil, err
 	}
 	defer sorted.Release()
-	batch, err := w.conform(sorted)
+	batch, err := conform(w.schema, sorted)
 	if err != nil {
 		return nil, err
 	}

@@ -14,13 +14,19 @@ import (
 
 // Table properties and snapshot summary keys of loam. They are frozen.
 const (
-	propertyFormat = "loam.format" // the version of these tables' layout
-	tableFormat    = "1"
-	propertyHead   = "loam.head"    // id of the newest snapshot that loam wrote
-	propertyOffset = "loam.offset." // + <topic>.<partition>: an Offset as JSON
-	propertyFiles  = "loam.files"   // the newest files read, oldest first, as JSON
-	summaryCommit  = "loam.commit"  // id of the commit
-	summaryOffsets = "loam.offsets" // {"<topic>.<partition>": next offset} that the commit moved
+	propertyFormat  = "loam.format" // the version of these tables' layout
+	tableFormat     = "1"
+	propertyHead    = "loam.head"    // id of the newest snapshot that loam wrote
+	propertyOffset  = "loam.offset." // + <topic>.<partition>: an Offset as JSON
+	propertyFiles   = "loam.files"   // the newest files read, oldest first, as JSON
+	propertyHold    = "loam.hold"    // other writers wait until then, microseconds since 1970, unless it is removed before
+	propertyRewind  = "loam.rewind"  // of a log: the rewind that was the last, as JSON
+	propertyRedrive = "loam.redrive" // the redrive that was the last, as JSON; see Redrive
+	propertyStream  = "loam.stream"  // of a log or a history: what of its stream's definitions it rests on, as JSON
+	summaryCommit   = "loam.commit"  // id of the commit
+	summaryOffsets  = "loam.offsets" // {"<topic>.<partition>": next offset} that the commit moved
+	summaryRewound  = "loam.rewound" // "true" where the commit took rows back that were accepted
+	summaryRebuilt  = "loam.rebuilt" // "true" where the commit put a history derived anew in place of all that was there
 )
 
 // filesMax bounds how many files a table remembers; the events of older ones are known by their ids.
@@ -51,6 +57,7 @@ type File struct {
 type Offsets struct {
 	Partitions map[feature.Partition]Offset
 	Files      []File // oldest first
+	Redrive    Redrive
 }
 
 // Of gives where the table stands in a partition, or in a file by its topic, and whether it has any of it.
@@ -64,6 +71,16 @@ func (o *Offsets) Of(p feature.Partition) (Offset, bool) {
 	}
 	offset, ok := o.Partitions[p]
 	return offset, ok
+}
+
+// Passed reports whether the table has taken a position. A file that it doesn't know counts as one that it has forgotten, once there are
+// so many that it forgets any.
+func (o *Offsets) Passed(p feature.Position) bool {
+	at, known := o.Of(partitionOf(p))
+	if strings.HasPrefix(p.Topic, feature.FileTopicPrefix) && !known {
+		return len(o.Files) == filesMax
+	}
+	return p.Offset < at.Next
 }
 
 func (o *Offsets) file(sha string) int {
@@ -124,6 +141,14 @@ func parseOffsets(props iceberg.Properties) (Offsets, error) {
 			return o, fmt.Errorf("table property %s is not a list of files: %w", propertyFiles, err)
 		}
 	}
+	if text, ok := props[propertyRedrive]; ok {
+		if err := json.Unmarshal([]byte(text), &o.Redrive); err != nil {
+			return o, fmt.Errorf("table property %s is not a redrive: %w", propertyRedrive, err)
+		}
+		if !strings.HasPrefix(o.Redrive.JobID, feature.RedriveJobPrefix) {
+			return o, fmt.Errorf("table property %s names no redrive: %q", propertyRedrive, o.Redrive.JobID)
+		}
+	}
 	return o, nil
 }
 
@@ -132,6 +157,11 @@ func (o *Offsets) move(spans []feature.Span, commit string) (iceberg.Properties,
 	props := iceberg.Properties{}
 	files := false
 	for _, s := range spans {
+		if job, ok := feature.RedriveJob(s.Topic); ok {
+			o.Redrive = Redrive{JobID: job}
+			props[propertyRedrive] = mustJSON(o.Redrive)
+			continue
+		}
 		at, known := o.Of(s.Partition)
 		if at.Next != s.From {
 			return nil, fmt.Errorf("%w: partition %d of %s stands at offset %d, the batch starts at %d", ErrFenced, s.Index, s.Topic, at.Next, s.From)
@@ -149,12 +179,16 @@ func (o *Offsets) move(spans []feature.Span, commit string) (iceberg.Properties,
 			continue
 		}
 		o.Partitions[s.Partition] = at
-		props[propertyOffset+s.Topic+"."+strconv.Itoa(int(s.Index))] = mustJSON(at)
+		props[offsetProperty(s.Partition)] = mustJSON(at)
 	}
 	if files {
 		props[propertyFiles] = mustJSON(o.Files)
 	}
 	return props, nil
+}
+
+func offsetProperty(p feature.Partition) string {
+	return propertyOffset + p.Topic + "." + strconv.Itoa(int(p.Index))
 }
 
 // putFile moves a file to the end of the list and forgets the oldest ones beyond filesMax.

@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/apache/iceberg-go"
 	"github.com/apache/iceberg-go/catalog"
@@ -31,6 +31,12 @@ var (
 	ErrFenced = errors.New("another worker has moved the offsets")
 	// ErrForeign: the table's head is a snapshot that loam did not write.
 	ErrForeign = errors.New("the table was changed by another writer")
+	// ErrChanged: the table's columns, or what a history tracks of them, are not those that it was opened for.
+	ErrChanged = errors.New("the columns of its table, or what is tracked of them, have changed")
+	// ErrRewound: the stream was taken back since it was opened, so what its writer knows of it is no longer so.
+	ErrRewound = errors.New("the stream was rewound")
+	// ErrRewinding: the stream is being taken back, and is not written meanwhile.
+	ErrRewinding = errors.New("is being rewound")
 	// ErrNoTable: the stream has no tables yet.
 	ErrNoTable = errors.New("no such table")
 )
@@ -48,6 +54,10 @@ type Lake struct {
 	catalog   catalog.Catalog
 	sqlite    *dbsql.DB // nil with a REST catalog
 	warehouse string    // URI
+
+	mu    sync.Mutex
+	turns map[string]chan struct{} // by table, see turn
+	moves moves
 }
 
 // Open opens the catalog, and makes it and the namespace where they are missing.
@@ -114,7 +124,6 @@ func (l *Lake) openSQLite(ctx context.Context) error {
 	if err := mkdirAllSynced(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("make the folder of the catalog: %w", err)
 	}
-	_, statErr := os.Stat(path)
 	dsn := (&url.URL{Scheme: "file", Opaque: url.PathEscape(path), RawQuery: url.Values{
 		// Write-ahead logging lets readers go on beside a writer; FULL makes a commit survive a power cut.
 		"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(30000)"},
@@ -132,10 +141,9 @@ func (l *Lake) openSQLite(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("open the catalog %s: %w", path, err), db.Close())
 	}
-	if statErr != nil {
-		if err := syncDir(filepath.Dir(path)); err != nil {
-			return errors.Join(fmt.Errorf("make the catalog %s: %w", path, err), db.Close())
-		}
+	// Also where the file was there: who made it may have been killed before this.
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return errors.Join(fmt.Errorf("make the catalog %s: %w", path, err), db.Close())
 	}
 	l.catalog, l.sqlite = cat, db
 	return nil

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/apache/iceberg-go"
 	"github.com/apache/iceberg-go/table/dv"
-	"github.com/google/uuid"
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/scd"
@@ -35,7 +35,7 @@ type pending struct {
 
 	writer     *fileWriter
 	data       []iceberg.DataFile
-	vectors    []iceberg.DataFile
+	deletes    []iceberg.DataFile
 	superseded []iceberg.DataFile
 }
 
@@ -75,7 +75,8 @@ func (p *pending) add(key string, patch scd.Patch, newest int64, open *scd.Versi
 }
 
 // write writes the data files and deletion vectors. On an error nothing that was written is referred to.
-func (p *pending) write(ctx context.Context) error {
+func (p *pending) write(ctx context.Context, r *Result) error {
+	begin := time.Now()
 	var err error
 	if p.writer, err = p.merger.history.fileWriter(ctx); err != nil {
 		return err
@@ -83,7 +84,10 @@ func (p *pending) write(ctx context.Context) error {
 	if err := p.writeRows(); err != nil {
 		return err
 	}
-	return p.writeVectors(ctx)
+	r.Files += time.Since(begin)
+	begin = time.Now()
+	defer func() { r.Vectors += time.Since(begin) }()
+	return p.writeDeletes(ctx)
 }
 
 // partition is the key of a file to write.
@@ -94,9 +98,6 @@ type partitionKey struct {
 
 // writeRows writes the new versions, a file a partition, sorted by key and valid_from.
 func (p *pending) writeRows() error {
-	slices.SortFunc(p.rows, func(a, b newRow) int {
-		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.version.From, b.version.From))
-	})
 	groups := map[partitionKey][]*newRow{}
 	for i := range p.rows {
 		row := &p.rows[i]
@@ -106,15 +107,23 @@ func (p *pending) writeRows() error {
 	keys := slices.SortedFunc(maps.Keys(groups), func(a, b partitionKey) int {
 		return cmp.Or(cmp.Compare(fmt.Sprint(a.current), fmt.Sprint(b.current)), cmp.Compare(fmt.Sprint(a.bucket), fmt.Sprint(b.bucket)))
 	})
-	for _, k := range keys {
+	p.data = make([]iceberg.DataFile, len(keys))
+	err := each(len(keys), func(i int) error {
+		k := keys[i]
+		slices.SortFunc(groups[k], func(a, b *newRow) int {
+			return cmp.Or(p.merger.layout.compareKeys(a.key, b.key), cmp.Compare(a.version.From, b.version.From))
+		})
 		batch := p.merger.layout.historyBatch(p.writer.schema, groups[k])
-		file, err := p.writer.write([]any{k.current, k.bucket}, batch)
-		batch.Release()
-		if err != nil {
-			return err
-		}
-		number := int32(len(p.merger.files) + len(p.data))
-		p.data = append(p.data, file)
+		defer batch.Release()
+		var err error
+		p.data[i], err = p.writer.write([]any{k.current, k.bucket}, batch)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for i, k := range keys {
+		number := int32(len(p.merger.files) + i)
 		for row, r := range groups[k] {
 			if r.entry >= 0 {
 				p.entries[r.entry].at = place{number, uint32(row)}
@@ -124,35 +133,21 @@ func (p *pending) writeRows() error {
 	return nil
 }
 
-// writeVectors writes one Puffin file with a deletion vector for every file that rows are retired from. A new vector
-// holds all of the old one's rows, which it supersedes.
-func (p *pending) writeVectors(ctx context.Context) error {
+// writeDeletes writes which rows are retired.
+func (p *pending) writeDeletes(ctx context.Context) error {
 	if len(p.retired) == 0 {
 		return nil
 	}
-	m := p.merger
-	meta := m.history.tbl.Metadata()
-	w := dv.NewDVWriter(p.writer.fs, func(id int32) *iceberg.PartitionSpec { return meta.PartitionSpecByID(int(id)) })
+	d := p.writer.deletes()
 	for _, number := range slices.Sorted(maps.Keys(p.retired)) {
-		f := m.files[number]
-		path := f.data.FilePath()
-		if f.deleted != nil {
-			w.Load(path, f.deleted, f.data.SpecID(), f.data.Partition())
-			p.superseded = append(p.superseded, f.vector)
-		}
-		if err := w.Add(path, p.retired[number], f.data.SpecID(), f.data.Partition()); err != nil {
-			return fmt.Errorf("delete rows of %s: %w", path, err)
+		if err := d.add(p.merger.files[number], p.retired[number]); err != nil {
+			return err
 		}
 	}
-	provider, err := m.history.tbl.LocationProvider()
-	if err != nil {
-		return fmt.Errorf("place deletion vectors: %w", err)
-	}
-	p.vectors, err = w.Flush(ctx, provider.NewDataLocation(uuid.NewString()+".puffin"))
-	if err != nil {
-		return fmt.Errorf("write deletion vectors of %s: %w", m.history.Name(), err)
-	}
-	return nil
+	var err error
+	p.superseded = d.replaced
+	p.deletes, err = d.flush(ctx)
+	return err
 }
 
 // discard removes what was written for an attempt that did not succeed.
@@ -161,10 +156,8 @@ func (p *pending) discard() {
 		return
 	}
 	p.writer.removeFiles(p.data)
-	if len(p.vectors) > 0 {
-		p.writer.removeFiles(p.vectors[:1]) // all of them are in one file
-	}
-	p.data, p.vectors = nil, nil
+	p.writer.removeFiles(p.deletes)
+	p.data, p.deletes = nil, nil
 }
 
 // apply brings the index to what was committed.
@@ -174,18 +167,31 @@ func (p *pending) apply(r *Result) {
 		m.fileOf[f.FilePath()] = int32(len(m.files))
 		m.files = append(m.files, &liveFile{data: f})
 	}
-	for _, v := range p.vectors {
-		f := m.files[m.fileOf[*v.ReferencedDataFile()]]
+	for number, rows := range p.retired {
+		f := m.files[number]
 		if f.deleted == nil {
 			f.deleted = dv.NewRoaringPositionBitmap()
 		}
-		for _, row := range p.retired[m.fileOf[f.data.FilePath()]] {
+		for _, row := range rows {
 			f.deleted.Set(uint64(row))
 		}
-		f.vector = v
+	}
+	for _, d := range p.deletes {
+		if path := d.ReferencedDataFile(); path != nil {
+			m.files[m.fileOf[*path]].vector = d
+		} else {
+			f := m.files[m.fileOf[string(d.LowerBoundValues()[deletePathID])]]
+			f.positions = append(f.positions, d)
+		}
 	}
 	for _, e := range p.entries {
-		m.index.put([]byte(e.key), e.newest, e.open, e.at.file, e.at.row)
+		if err := m.index.put([]byte(e.key), e.newest, e.open, e.at.file, e.at.row); err != nil {
+			m.dropIndex() // the commit stands; what it did is loaded with the next one, which tells of the error
+			break
+		}
+	}
+	if m.index != nil {
+		m.index.tidy()
 	}
 	r.Added, r.Retired, r.Versions = r.Added+p.result.Added, r.Retired+p.result.Retired, r.Versions+p.result.Versions
 	r.NoOps, r.LateKeys = r.NoOps+p.result.NoOps, r.LateKeys+p.result.LateKeys

@@ -2,9 +2,11 @@ package lake
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/iceberg-go"
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/sql"
@@ -13,15 +15,18 @@ import (
 // Reading is a stream's tables at one moment, for reading: of a state stream the history at its head, and the log cut to
 // the history's offsets, so that the two agree.
 type Reading struct {
-	Stream  *feature.Stream
+	Stream  *feature.Stream // with the columns that its tables have of definitions before
 	Log     *Table
 	History *Table         // nil for an event stream
 	beyond  []feature.Span // log rows that the history has not taken
+
+	files iceberg.BooleanExpression // which files may hold the entity that the reading is of; nil for all entities
+	rows  sql.Fragment              // which rows are the entity's
 }
 
 // Read opens a stream's tables for reading, as they are now.
 func (l *Lake) Read(ctx context.Context, def *feature.Stream) (*Reading, error) {
-	r := &Reading{Stream: def}
+	r := &Reading{}
 	var err error
 	// The history first: the log is then at least as far.
 	if def.Kind == feature.StateStream {
@@ -30,6 +35,13 @@ func (l *Lake) Read(ctx context.Context, def *feature.Stream) (*Reading, error) 
 		}
 	}
 	if r.Log, err = l.openTable(ctx, LogName(def.Name)); err != nil {
+		return nil, err
+	}
+	last := r.Log // of the tables to be brought to a definition; it says what both have
+	if r.History != nil {
+		last = r.History
+	}
+	if r.Stream, err = last.whole(def); err != nil {
 		return nil, err
 	}
 	if r.History == nil {
@@ -55,26 +67,94 @@ func (r *Reading) Offsets() (Offsets, error) {
 	return r.Log.Offsets()
 }
 
+// Of narrows a reading to one entity, given by the text of each column of its key. Views of it have only the entity's rows,
+// and only files of its bucket whose range of keys holds it are read.
+func (r *Reading) Of(ctx context.Context, db *sql.DB, key []string) (*Reading, error) {
+	one := *r
+	for i, name := range r.Stream.Key {
+		column, _ := r.Stream.Column(name)
+		match, literal, err := keyValue(ctx, db, column, key[i])
+		if err != nil {
+			return nil, fmt.Errorf("read the key of %s: %w", r.Stream.Name, err)
+		}
+		condition := sql.Ident(name) + " = " + literal
+		if i == 0 {
+			one.files, one.rows = match, condition
+			continue
+		}
+		one.files, one.rows = iceberg.NewAnd(one.files, match), one.rows+" AND "+condition
+	}
+	return &one, nil
+}
+
+// keyValue reads the text of one column of a key as DuckDB casts it: that the column equals it, for files, and its
+// literal, for rows.
+func keyValue(ctx context.Context, db *sql.DB, c feature.Column, text string) (iceberg.BooleanExpression, sql.Fragment, error) {
+	column := iceberg.Reference(c.Name)
+	if c.Type.Kind == feature.String {
+		return iceberg.EqualTo(column, text), sql.Literal(text), nil
+	}
+	number := sql.Fragment("v")
+	switch c.Type.Kind {
+	case feature.Date:
+		number = "date_diff('day', DATE '1970-01-01', v)"
+	case feature.Timestamp:
+		number = "epoch_us(v)"
+	}
+	var value *int64
+	err := db.QueryRow(ctx, sql.Render("SELECT {number} FROM (SELECT TRY_CAST($1 AS {type}) AS v)",
+		sql.Args{"number": number, "type": sql.Fragment(c.Type.SQL())}), []any{text}, &value)
+	if err != nil {
+		return nil, "", err
+	}
+	if value == nil {
+		return nil, "", fmt.Errorf("%q is not a value of %s, which is %s", text, c.Name, c.Type)
+	}
+	literal := sql.Literal(text) + "::" + sql.Fragment(c.Type.SQL())
+	switch c.Type.Kind {
+	case feature.Date:
+		return iceberg.EqualTo(column, iceberg.Date(*value)), literal, nil
+	case feature.Timestamp:
+		return iceberg.EqualTo(column, iceberg.Timestamp(*value)), literal, nil
+	default:
+		return iceberg.EqualTo(column, *value), literal, nil
+	}
+}
+
 // LogView makes a view of that name over the log, with these columns, or all where columns is nil. With positions it
 // has the columns loam_file and loam_row, too, and the rows that are to be read again by position may be read from a
 // view made by the same call.
 func (r *Reading) LogView(ctx context.Context, db *sql.DB, name string, columns []string, positions bool) error {
-	needed := columns
-	if columns != nil && len(r.beyond) > 0 {
-		needed = append(append([]string(nil), columns...), feature.ColTopic, feature.ColPartition, feature.ColOffset)
+	var conditions []sql.Fragment
+	if len(r.beyond) > 0 {
+		if columns != nil {
+			columns = append(append([]string(nil), columns...), feature.ColTopic, feature.ColPartition, feature.ColOffset, feature.ColJobID)
+		}
+		conditions = append(conditions, "NOT ("+within(r.beyond)+")")
 	}
-	relation, err := r.Log.Scan(ctx, ScanOptions{Columns: needed})
+	return r.view(ctx, db, r.Log, name, columns, positions, conditions)
+}
+
+// view makes a view over one of the tables with the rows of the entity, if the reading is of one, that meet the conditions.
+func (r *Reading) view(ctx context.Context, db *sql.DB, t *Table, name string, columns []string, positions bool, conditions []sql.Fragment) error {
+	if r.rows != "" {
+		if columns != nil {
+			columns = append(append([]string(nil), columns...), r.Stream.Key...)
+		}
+		conditions = append(conditions, r.rows)
+	}
+	relation, err := t.Scan(ctx, ScanOptions{Columns: columns, Filter: r.files})
 	if err != nil {
 		return err
 	}
-	if len(r.beyond) == 0 {
+	if len(conditions) == 0 {
 		return db.LakeView(ctx, name, relation, positions)
 	}
 	if err := db.LakeView(ctx, name+"_all", relation, positions); err != nil {
 		return err
 	}
-	return db.Exec(ctx, sql.Render("CREATE OR REPLACE VIEW {name} AS SELECT * FROM {all} WHERE NOT ({beyond})",
-		sql.Args{"name": sql.Ident(name), "all": sql.Ident(name + "_all"), "beyond": within(r.beyond)}))
+	return db.Exec(ctx, sql.Render("CREATE OR REPLACE VIEW {name} AS SELECT * FROM {all} WHERE {conditions}",
+		sql.Args{"name": sql.Ident(name), "all": sql.Ident(name + "_all"), "conditions": sql.Join(" AND ", conditions)}))
 }
 
 // Rows hands over the log's rows in the spans, in no order, in batches with the columns of [feature.Stream.LogColumns];
@@ -99,11 +179,7 @@ func (r *Reading) Rows(ctx context.Context, db *sql.DB, spans []feature.Span, us
 
 // HistoryView makes a view of that name over the history.
 func (r *Reading) HistoryView(ctx context.Context, db *sql.DB, name string, columns []string) error {
-	relation, err := r.History.Scan(ctx, ScanOptions{Columns: columns})
-	if err != nil {
-		return err
-	}
-	return db.LakeView(ctx, name, relation, false)
+	return r.view(ctx, db, r.History, name, columns, false, nil)
 }
 
 // Snapshots are the snapshots that the reading stands on, by the tables' full names; empty tables are left out.

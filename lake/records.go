@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
@@ -27,14 +28,19 @@ type recordTable struct {
 	*Table
 }
 
-// openRecords opens such a table, and makes it where it is missing.
+// openRecords opens such a table, makes it where it is missing, and adds the fields that it lacks.
 func (l *Lake) openRecords(ctx context.Context, name string, fields []iceberg.NestedField, partition partitionField) (*recordTable, error) {
+	nested := len(fields)
 	for i := range fields {
 		fields[i].ID = i + 1
+		if list, ok := fields[i].Type.(*iceberg.ListType); ok {
+			nested++
+			list.ElementID = nested
+		}
 	}
 	t, err := l.openTable(ctx, name)
 	if errors.Is(err, ErrNoTable) {
-		if err := l.createTable(ctx, name, iceberg.NewSchema(0, fields...), []partitionField{partition}); err != nil {
+		if err := l.createTable(ctx, name, iceberg.NewSchema(0, fields...), []partitionField{partition}, nil); err != nil {
 			return nil, err
 		}
 		t, err = l.openTable(ctx, name)
@@ -42,7 +48,29 @@ func (l *Lake) openRecords(ctx context.Context, name string, fields []iceberg.Ne
 	if err != nil {
 		return nil, err
 	}
-	return &recordTable{t}, nil
+	records := &recordTable{t}
+	return records, records.complete(ctx, fields)
+}
+
+// complete adds the fields that a table lacks, which an older loam has made.
+func (t *recordTable) complete(ctx context.Context, fields []iceberg.NestedField) error {
+	lacks := func(schema *iceberg.Schema) []iceberg.NestedField {
+		return slices.DeleteFunc(slices.Clone(fields), func(f iceberg.NestedField) bool { _, ok := schema.FindFieldByName(f.Name); return ok })
+	}
+	if len(lacks(t.tbl.Schema())) == 0 {
+		return nil
+	}
+	return t.commit(ctx, func(_ context.Context, base *table.Table, tx *table.Transaction, _ iceberg.Properties) error {
+		missing := lacks(base.Schema())
+		if len(missing) == 0 {
+			return errNothing
+		}
+		update := tx.UpdateSchema(true, false)
+		for _, f := range missing {
+			update.AddColumn([]string{f.Name}, f.Type, "", false, nil)
+		}
+		return update.Commit()
+	})
 }
 
 // write writes rows, made by fill, as a data file of the partition.
@@ -92,152 +120,6 @@ func texts(b *array.RecordBuilder, values ...string) {
 
 func moment(b *array.RecordBuilder, i int, us int64) {
 	b.Field(i).(*array.TimestampBuilder).Append(arrow.Timestamp(us))
-}
-
-// DeadLetters is the table of refused events. It is not safe for concurrent use.
-type DeadLetters struct{ table *recordTable }
-
-// OpenDeadLetters opens the table, and makes it where it is missing.
-func (l *Lake) OpenDeadLetters(ctx context.Context) (*DeadLetters, error) {
-	text, number := iceberg.PrimitiveTypes.String, iceberg.PrimitiveTypes.Int64
-	t, err := l.openRecords(ctx, DeadLettersName, []iceberg.NestedField{
-		{Name: "stream", Type: text}, {Name: "reason", Type: text}, {Name: "detail", Type: text},
-		{Name: feature.ColTopic, Type: text}, {Name: feature.ColPartition, Type: number}, {Name: feature.ColOffset, Type: number},
-		{Name: "record_key", Type: iceberg.PrimitiveTypes.Binary}, {Name: "body", Type: iceberg.PrimitiveTypes.Binary},
-		{Name: feature.ColRecordedAt, Type: iceberg.PrimitiveTypes.TimestampTz}, {Name: feature.ColJobID, Type: text},
-	}, partitionField{column: feature.ColRecordedAt, transform: iceberg.DayTransform{}, name: "recorded_day"})
-	if err != nil {
-		return nil, err
-	}
-	return &DeadLetters{t}, nil
-}
-
-// Offsets is where the table stands: beyond it no partition has dead letters.
-func (d *DeadLetters) Offsets() (Offsets, error) { return d.table.Offsets() }
-
-// Commit writes the letters that the table does not have, by position, and moves its offsets to the ends of the spans.
-// It must come before the commits of the streams that the spans belong to, and hold the letters of all of them. Letters
-// of no stream are counted here, as read and refused; the others are in their streams' counts.
-func (d *DeadLetters) Commit(ctx context.Context, letters []feature.DeadLetter, spans []feature.Span, jobID string) error {
-	err := d.table.commit(ctx, func(ctx context.Context, base *table.Table, tx *table.Transaction, summary iceberg.Properties) error {
-		offsets, err := parseOffsets(base.Properties())
-		if err != nil {
-			return err
-		}
-		byDay := map[iceberg.Date][]feature.DeadLetter{}
-		strays := map[feature.Partition]int64{}
-		for _, l := range letters {
-			p := feature.Partition{Topic: l.Topic, Index: l.Partition}
-			if at, _ := offsets.Of(p); l.Offset < at.Next {
-				continue
-			}
-			byDay[dayOf(l.RecordedAt)] = append(byDay[dayOf(l.RecordedAt)], l)
-			if l.Stream == "" {
-				strays[p]++
-			}
-		}
-		moved := map[feature.Partition]feature.Span{}
-		for _, s := range spans {
-			at, _ := offsets.Of(s.Partition)
-			if at.Next > s.To || (at.Next == s.To && !s.Done) {
-				continue
-			}
-			if m, ok := moved[s.Partition]; !ok || s.To > m.To || s.Done {
-				s.From = at.Next
-				s.Counts = feature.Counts{Read: strays[s.Partition], Refused: strays[s.Partition]}
-				moved[s.Partition] = s
-			}
-		}
-		if len(moved) == 0 {
-			return errNothing
-		}
-		var files []iceberg.DataFile
-		for day, some := range byDay {
-			file, err := d.table.write(ctx, day, func(b *array.RecordBuilder) { fillLetters(b, some, jobID) })
-			if err != nil {
-				return err
-			}
-			files = append(files, file)
-		}
-		move := make([]feature.Span, 0, len(moved))
-		for _, s := range moved {
-			move = append(move, s)
-		}
-		props, err := offsets.move(move, summary[summaryCommit])
-		if err != nil {
-			return err
-		}
-		summary[summaryOffsets] = offsetsSummary(move)
-		if len(files) > 0 {
-			if err := tx.NewRowDelta(summary).AddRows(files...).Commit(ctx); err != nil {
-				return err
-			}
-		}
-		return tx.SetProperties(props)
-	})
-	if err != nil {
-		return err
-	}
-	return d.table.upkeep(ctx)
-}
-
-func fillLetters(b *array.RecordBuilder, letters []feature.DeadLetter, jobID string) {
-	for _, l := range letters {
-		texts(b, l.Stream, string(l.Reason), l.Detail, l.Topic)
-		b.Field(4).(*array.Int64Builder).Append(int64(l.Partition))
-		b.Field(5).(*array.Int64Builder).Append(l.Offset)
-		binary := func(i int, v []byte) {
-			if v == nil {
-				b.Field(i).AppendNull()
-			} else {
-				b.Field(i).(*array.BinaryBuilder).Append(v)
-			}
-		}
-		binary(6, l.RecordKey)
-		binary(7, l.Body)
-		moment(b, 8, l.RecordedAt)
-		b.Field(9).(*array.StringBuilder).Append(jobID)
-	}
-}
-
-// Each calls yield with the dead letters for which the condition holds, the newest first, at most limit of them.
-func (d *DeadLetters) Each(ctx context.Context, db *sql.DB, condition sql.Fragment, limit int, yield func(feature.DeadLetter) error) error {
-	relation, err := d.table.Scan(ctx, ScanOptions{})
-	if err != nil {
-		return err
-	}
-	if err := db.LakeView(ctx, DeadLettersName, relation, false); err != nil {
-		return err
-	}
-	rows, err := db.Query(ctx, sql.Render(`SELECT stream, reason, detail, topic, "partition", "offset", record_key, body, epoch_us(recorded_at)
-FROM dead_letters WHERE {condition} ORDER BY recorded_at DESC, topic, "partition", "offset" LIMIT {limit}`,
-		sql.Args{"condition": condition, "limit": sql.Fragment(fmt.Sprint(limit))}))
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var l feature.DeadLetter
-		if err := rows.Scan(&l.Stream, &l.Reason, &l.Detail, &l.Topic, &l.Partition, &l.Offset, &l.RecordKey, &l.Body, &l.RecordedAt); err != nil {
-			return fmt.Errorf("read dead letters: %w", err)
-		}
-		if err := yield(l); err != nil {
-			return err
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("read dead letters: %w", err)
-	}
-	return nil
-}
-
-// View makes a view of the table under its own name.
-func (d *DeadLetters) View(ctx context.Context, db *sql.DB) error {
-	relation, err := d.table.Scan(ctx, ScanOptions{})
-	if err != nil {
-		return err
-	}
-	return db.LakeView(ctx, DeadLettersName, relation, false)
 }
 
 // Definitions is the table of applied definitions.
@@ -292,6 +174,13 @@ QUALIFY row_number() OVER (PARTITION BY kind, name ORDER BY revision DESC) = 1 O
 		return nil, 0, fmt.Errorf("read applied definitions: %w", err)
 	}
 	return all, newest, nil
+}
+
+// Changed reports whether anything was applied since it, or [Definitions.Applied], was called last.
+func (d *Definitions) Changed(ctx context.Context) (bool, error) {
+	was := d.table.SnapshotID()
+	err := d.table.Refresh(ctx)
+	return err == nil && d.table.SnapshotID() != was, err
 }
 
 // Apply records what a plan has changed, at now, microseconds since 1970 UTC, as a new revision.

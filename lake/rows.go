@@ -1,10 +1,13 @@
 package lake
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
@@ -132,6 +135,54 @@ func (r *reader) appendKey(dst []byte, row int) []byte {
 	return dst
 }
 
+// compareKeys compares packed keys as the values in them compare, column by column.
+func (l *layout) compareKeys(a, b string) int {
+	for _, c := range l.key {
+		var x, y string
+		x, a = nextInKey(a)
+		y, b = nextInKey(b)
+		order := cmp.Compare(x, y)
+		if c.Type.Kind != feature.String && len(x) == len(y) {
+			order = compareNumbers(x, y)
+		}
+		if order != 0 {
+			return order
+		}
+	}
+	return 0
+}
+
+// nextInKey splits the first value off a packed key, as [scd.Next] does, without a copy.
+func nextInKey(key string) (value, rest string) {
+	n, width := 0, 0
+	for shift := 0; ; shift += 7 {
+		b := key[width]
+		n |= int(b&0x7f) << shift
+		if width++; b < 0x80 {
+			break
+		}
+	}
+	if n == 0 {
+		return "", key[width:]
+	}
+	return key[width : width+n-1], key[width+n-1:]
+}
+
+// compareNumbers compares two signed numbers of one width, their least byte first.
+func compareNumbers(a, b string) int {
+	const sign = 0x80
+	for i := len(a) - 1; i >= 0; i-- {
+		x, y := a[i], b[i]
+		if i == len(a)-1 {
+			x, y = x^sign, y^sign
+		}
+		if x != y {
+			return cmp.Compare(x, y)
+		}
+	}
+	return 0
+}
+
 // appendRow appends the row's state to dst and returns dst and the state inside it.
 func (r *reader) appendRow(dst []byte, row int) ([]byte, scd.Row) {
 	for i, packers := range [][]packer{r.tracked, r.rest} {
@@ -212,6 +263,49 @@ func (r *reader) version(slab []byte, row int) ([]byte, scd.Version) {
 	}
 	slab, v.Row = r.appendRow(slab, row)
 	return slab, v
+}
+
+// packKey packs a key given as text, as [feature.Identity] has it; false where the text is no key of the stream.
+func (l *layout) packKey(text string) (string, bool) {
+	parts := strings.Split(text, feature.KeySeparator)
+	if len(parts) != len(l.key) {
+		return "", false
+	}
+	var key []byte
+	for i, c := range l.key {
+		if c.Type.Kind == feature.String {
+			key = scd.AppendValue(key, []byte(parts[i]))
+			continue
+		}
+		n, err := strconv.ParseInt(parts[i], 10, 64)
+		if err != nil {
+			return "", false
+		}
+		key = scd.AppendValue(key, binary.LittleEndian.AppendUint64(nil, uint64(n)))
+	}
+	return string(key), true
+}
+
+// keysOf packs the keys of a batch's rows. What it gives of a row holds until the next.
+func keysOf(key []feature.Column, batch arrow.RecordBatch) (func(row int) []byte, error) {
+	packers := make([]packer, len(key))
+	for i, c := range key {
+		column, err := columnOf(batch, c.Name)
+		if err != nil {
+			return nil, err
+		}
+		if packers[i], err = packerOf(column); err != nil {
+			return nil, err
+		}
+	}
+	var packed []byte
+	return func(row int) []byte {
+		packed = packed[:0]
+		for _, p := range packers {
+			packed = p(packed, row)
+		}
+		return packed
+	}, nil
 }
 
 // packerOf gives the packer of a column. Values that are equal in DuckDB become equal bytes: every NaN is one, and minus

@@ -29,7 +29,7 @@ func (l *Lake) OpenTable(ctx context.Context, name string) (*Table, error) {
 // ScanOptions narrow what [Table.Scan] reads.
 type ScanOptions struct {
 	SnapshotID int64    // 0 means the newest that is loaded
-	Columns    []string // nil means all
+	Columns    []string // nil means all; one that the table lacks is an error
 	// Filter skips files that can't hold a row it is true for; rows are not filtered. nil skips none.
 	Filter iceberg.BooleanExpression
 }
@@ -37,13 +37,23 @@ type ScanOptions struct {
 // Scan gives the files of a snapshot as a relation for DuckDB: deleted rows listed, columns by field id, so that schema
 // changes and deletes apply. Files that are not local are copied below the project's folder first.
 func (t *Table) Scan(ctx context.Context, o ScanOptions) (sql.Files, error) {
+	for _, name := range o.Columns { // before files are filtered by one
+		if _, ok := t.tbl.Schema().FindFieldByName(name); !ok {
+			return sql.Files{}, fmt.Errorf("table %s has no column %s: see `loam plan`, then `loam apply`", t.Name(), name)
+		}
+	}
 	files, err := t.plan(ctx, o)
 	if err != nil {
 		return sql.Files{}, fmt.Errorf("plan a scan of %s: %w", t.Name(), err)
 	}
+	return t.relation(ctx, files, o.Columns)
+}
+
+// relation gives these files, with the columns of the table that are named, or all where columns is nil.
+func (t *Table) relation(ctx context.Context, files []*liveFile, columns []string) (sql.Files, error) {
 	relation := sql.Files{}
 	for _, f := range t.tbl.Schema().Fields() {
-		if o.Columns == nil || slices.Contains(o.Columns, f.Name) {
+		if columns == nil || slices.Contains(columns, f.Name) {
 			relation.Columns = append(relation.Columns, sql.FileColumn{FieldID: f.ID, Name: f.Name, Type: duckType(f.Type)})
 		}
 	}
@@ -63,9 +73,32 @@ func (t *Table) Scan(ctx context.Context, o ScanOptions) (sql.Files, error) {
 
 // liveFile is a data file of a snapshot with the rows deleted from it.
 type liveFile struct {
-	data    iceberg.DataFile
-	vector  iceberg.DataFile // its deletion vector, or nil
-	deleted *dv.RoaringPositionBitmap
+	data     iceberg.DataFile
+	sequence int64            // data sequence number
+	vector   iceberg.DataFile // its deletion vector, or nil
+	// positions are its files of position deletes, in format v2
+	positions []iceberg.DataFile
+	deleted   *dv.RoaringPositionBitmap
+	span      *[2]int64 // the times of its rows, from its statistics, once a seeker has asked
+}
+
+// hasDeletes reports whether rows of the file were deleted.
+func (f *liveFile) hasDeletes() bool { return f.vector != nil || len(f.positions) > 0 }
+
+// deleteFiles are the files that say which of its rows are deleted.
+func (f *liveFile) deleteFiles() []iceberg.DataFile {
+	if f.vector != nil {
+		return []iceberg.DataFile{f.vector}
+	}
+	return f.positions
+}
+
+// rows is the number of rows that are not deleted.
+func (f *liveFile) rows() int64 {
+	if f.deleted == nil {
+		return f.data.Count()
+	}
+	return f.data.Count() - f.deleted.Cardinality()
 }
 
 // lacks reports whether the row has been deleted from the file.
@@ -84,6 +117,19 @@ func (f *liveFile) deletedRows() []int64 {
 
 // plan lists the live files of a snapshot, each once, with their deletion vectors read.
 func (t *Table) plan(ctx context.Context, o ScanOptions) ([]*liveFile, error) {
+	files, err := t.list(ctx, o)
+	if err != nil || len(files) == 0 {
+		return nil, err
+	}
+	io, err := t.tbl.FS(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return files, readDeletes(ctx, io, files)
+}
+
+// list lists the live files of a snapshot, each once, without reading their deletion vectors.
+func (t *Table) list(ctx context.Context, o ScanOptions) ([]*liveFile, error) {
 	if t.tbl.CurrentSnapshot() == nil {
 		return nil, nil
 	}
@@ -107,19 +153,35 @@ func (t *Table) plan(ctx context.Context, o ScanOptions) ([]*liveFile, error) {
 		}
 		seen[task.File.FilePath()] = true
 		f := &liveFile{data: task.File}
+		if task.DataSequenceNumber != nil {
+			f.sequence = *task.DataSequenceNumber
+		}
 		switch {
-		case len(task.EqualityDeleteFiles) > 0 || len(task.DeleteFiles) > 0:
+		case len(task.EqualityDeleteFiles) > 0:
 			return nil, fmt.Errorf("%w: file %s has delete files that loam doesn't write", ErrForeign, task.File.FilePath())
+		case len(task.DeleteFiles) > 0:
+			for _, d := range task.DeleteFiles {
+				switch of := string(d.LowerBoundValues()[deletePathID]); {
+				case of != string(d.UpperBoundValues()[deletePathID]) || of == "":
+					return nil, fmt.Errorf("%w: file %s has position deletes of several files, as loam doesn't write", ErrForeign, task.File.FilePath())
+				case of == task.File.FilePath():
+					f.positions = append(f.positions, d)
+				}
+			}
 		case len(task.DeletionVectorFiles) > 0:
 			f.vector = task.DeletionVectorFiles[0]
 		}
 		files = append(files, f)
 	}
-	io, err := t.tbl.FS(ctx)
-	if err != nil {
-		return nil, err
+	return files, nil
+}
+
+// readDeletes reads which rows of the files are deleted.
+func readDeletes(ctx context.Context, io iceio.IO, files []*liveFile) error {
+	if err := readVectors(io, files); err != nil {
+		return err
 	}
-	return files, readVectors(io, files)
+	return readPositions(ctx, io, files)
 }
 
 // readVectors reads the deletion vectors of the files, each Puffin file once: its footer lists every vector in it.
@@ -217,8 +279,9 @@ func copyFile(fsys iceio.IO, name, path string) error {
 }
 
 // addedSince lists the data files that commits after the snapshot have added, up to the newest that is loaded, but for
-// those in without. It is false where the snapshot is no ancestor that is still known.
-func (t *Table) addedSince(ctx context.Context, snapshotID int64, without map[int64]bool) ([]iceberg.DataFile, bool, error) {
+// those in without. They are as they were added: compaction may have replaced them since. It is false where the snapshot is
+// no ancestor that is still known, and where rows were taken back since.
+func (t *Table) addedSince(ctx context.Context, snapshotID int64, without map[int64]bool) ([]*liveFile, bool, error) {
 	var newer []int64
 	s := t.tbl.CurrentSnapshot()
 	for s != nil && s.SnapshotID != snapshotID {
@@ -239,9 +302,12 @@ func (t *Table) addedSince(ctx context.Context, snapshotID int64, without map[in
 	if err != nil {
 		return nil, false, fmt.Errorf("open the files of %s: %w", t.Name(), err)
 	}
-	var added []iceberg.DataFile
+	var added []*liveFile
 	for _, id := range newer {
 		snapshot := t.tbl.SnapshotByID(id)
+		if snapshot.Summary != nil && snapshot.Summary.Properties[summaryRewound] != "" {
+			return nil, false, nil // rows that were added before may be gone
+		}
 		rewrite := snapshot.Summary != nil && snapshot.Summary.Operation == table.OpReplace
 		if rewrite || without[id] { // a rewrite adds no rows
 			continue
@@ -259,7 +325,7 @@ func (t *Table) addedSince(ctx context.Context, snapshotID int64, without map[in
 					return nil, false, fmt.Errorf("read the manifests of %s: %w", t.Name(), err)
 				}
 				if e.Status() == iceberg.EntryStatusADDED {
-					added = append(added, e.DataFile())
+					added = append(added, &liveFile{data: e.DataFile()})
 				}
 			}
 		}

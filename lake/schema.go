@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/iceberg-go"
@@ -58,8 +59,9 @@ type partitionField struct {
 	name      string
 }
 
-// createTable makes the table where it is missing; its columns are then those given.
-func (l *Lake) createTable(ctx context.Context, name string, schema *iceberg.Schema, partition []partitionField) error {
+// createTable makes the table where it is missing; its columns are then those given. It has the properties besides those
+// of every table of loam.
+func (l *Lake) createTable(ctx context.Context, name string, schema *iceberg.Schema, partition []partitionField, more iceberg.Properties) error {
 	ident := table.Identifier{l.config.Namespace, name}
 	exists, err := l.catalog.CheckTableExists(ctx, ident)
 	if err != nil {
@@ -77,41 +79,45 @@ func (l *Lake) createTable(ctx context.Context, name string, schema *iceberg.Sch
 		fields[i] = iceberg.PartitionField{SourceIDs: []int{f.ID}, FieldID: iceberg.PartitionDataIDStart + i, Name: p.name, Transform: p.transform}
 	}
 	spec := iceberg.NewPartitionSpec(fields...)
-	_, err = l.catalog.CreateTable(ctx, ident, schema, catalog.WithPartitionSpec(&spec), catalog.WithProperties(l.tableProperties()))
+	properties := l.tableProperties()
+	maps.Copy(properties, more)
+	_, err = l.catalog.CreateTable(ctx, ident, schema, catalog.WithPartitionSpec(&spec), catalog.WithProperties(properties))
 	if err != nil && !errors.Is(err, catalog.ErrTableAlreadyExists) {
 		return fmt.Errorf("create table %s: %w", l.TableName(name), err)
 	}
 	return nil
 }
 
-// evolve brings the table's columns to those given: new ones are added, wider decimals widened. What can't be followed
-// is an error before anything is written.
-func (t *Table) evolve(ctx context.Context, columns []feature.Column) error {
+// evolve brings the table of a stream to its definition, and its columns to those given: columns are renamed, wider
+// decimals widened, new ones added. What can't be followed is an error before anything is done.
+func (t *Table) evolve(ctx context.Context, s *feature.Stream, columns []feature.Column) error {
 	return t.commit(ctx, func(_ context.Context, base *table.Table, tx *table.Transaction, _ iceberg.Properties) error {
-		schema := base.Schema()
-		update := tx.UpdateSchema(true, false)
-		changed := false
-		for _, c := range columns {
-			id := 0
-			want := icebergType(c.Type, func() int { id++; return id })
-			field, ok := schema.FindFieldByName(c.Name)
-			switch {
-			case !ok:
-				update.AddColumn([]string{c.Name}, want, "", false, nil)
-				changed = true
-			case sameType(field.Type, want):
-			case widerDecimal(field.Type, want):
-				update.UpdateColumn([]string{c.Name}, table.ColumnUpdate{FieldType: iceberg.Optional[iceberg.Type]{Val: want, Valid: true}})
-				changed = true
-			default:
-				return fmt.Errorf("column %s of table %s is %s and can't become %s: declare a column under another name",
-					c.Name, t.Name(), field.Type, want)
-			}
+		e, err := evolutionOf(base, s, columns)
+		if err != nil {
+			return err
 		}
-		if !changed {
+		if e == nil {
 			return errNothing
 		}
-		return update.Commit()
+		update := tx.UpdateSchema(true, false)
+		for _, c := range e.add {
+			id := 0
+			update.AddColumn([]string{c.Name}, icebergType(c.Type, func() int { id++; return id }), "", false, nil)
+		}
+		for _, c := range e.widen {
+			path := []string{e.nameBefore(c.Name)}
+			if c.Type.List {
+				path = append(path, "element")
+			}
+			update.UpdateColumn(path, table.ColumnUpdate{FieldType: iceberg.Optional[iceberg.Type]{Val: icebergType(c.Type.Elem(), nil), Valid: true}})
+		}
+		for old, name := range e.rename {
+			update.RenameColumn([]string{old}, name)
+		}
+		if err := update.Commit(); err != nil {
+			return err
+		}
+		return tx.SetProperties(iceberg.Properties{propertyStream: e.rests})
 	})
 }
 
@@ -126,6 +132,11 @@ func sameType(a, b iceberg.Type) bool {
 }
 
 func widerDecimal(from, to iceberg.Type) bool {
+	la, okA := from.(*iceberg.ListType)
+	lb, okB := to.(*iceberg.ListType)
+	if okA && okB {
+		return widerDecimal(la.Element, lb.Element)
+	}
 	f, okF := from.(iceberg.DecimalType)
 	w, okT := to.(iceberg.DecimalType)
 	return okF && okT && f.Scale() == w.Scale() && w.Precision() >= f.Precision()

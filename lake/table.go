@@ -21,6 +21,10 @@ type Table struct {
 	ident   table.Identifier
 	tbl     *table.Table // as it was last loaded or committed
 	commits int          // since the table's manifests were merged and its snapshots expired
+	schema  *int         // id of the schema that a stream's writer was opened with, nil where any will do
+	rests   *string      // what the history rested on then, see [propertyStream]; nil where that may change
+	rewound *string      // the last rewind of the log then, see [propertyRewind]; nil where that may change
+	holds   bool         // it asked others to wait, see hold
 	// recovered says that the last commit was found to have succeeded after an error, so that the loaded table may hold
 	// later commits of others.
 	recovered bool
@@ -62,6 +66,12 @@ func (t *Table) reload(ctx context.Context) error {
 	}
 	if err := checkHead(tbl); err != nil {
 		return fmt.Errorf("load table %s: %w", t.Name(), err)
+	}
+	if t.schema != nil && tbl.Schema().ID != *t.schema || t.rests != nil && tbl.Properties()[propertyStream] != *t.rests {
+		return fmt.Errorf("load table %s: %w since it was opened: run the same again", t.Name(), ErrChanged)
+	}
+	if t.rewound != nil && tbl.Properties()[propertyRewind] != *t.rewound {
+		return fmt.Errorf("load table %s: %w since it was opened: run the same again", t.Name(), ErrRewound)
 	}
 	t.tbl = tbl
 	return nil
@@ -109,13 +119,17 @@ const (
 // was faster. Its commit id stands in the summary and in properties, so an unknown outcome can be settled.
 func (t *Table) commit(ctx context.Context, build buildFunc) error {
 	t.recovered = false
+	begin := time.Now()
 	for attempt := 1; ; attempt++ {
-		if err := t.reload(ctx); err != nil {
-			return err
-		}
 		id := uuid.NewString()
-		next, sent, err := t.try(ctx, id, build)
+		next, sent, err := t.attempt(ctx, id, time.Since(begin) < holdMax, build)
 		switch {
+		case errors.Is(err, errHeld):
+			if err := pause(ctx, holdBackoff); err != nil {
+				return fmt.Errorf("commit to %s: %w", t.Name(), err)
+			}
+			attempt--
+			continue
 		case err == nil:
 			t.tbl = next
 			t.commits++
@@ -141,6 +155,68 @@ func (t *Table) commit(ctx context.Context, build buildFunc) error {
 		if err := pause(ctx, attempt); err != nil {
 			return fmt.Errorf("commit to %s: %w", t.Name(), err)
 		}
+	}
+}
+
+// A commit that takes long to build would be overtaken for ever where others are quick. It asks them to wait, no longer than
+// holdMax, by a property of the table.
+const (
+	holdMax     = 20 * time.Second
+	holdBackoff = 5 // the attempt after which is waited as long as before it is looked again
+)
+
+// hold asks all others to wait with their commits until the next one of this table, which is to remove the property.
+func (t *Table) hold(ctx context.Context) error {
+	t.holds = true
+	return t.commit(ctx, func(_ context.Context, _ *table.Table, tx *table.Transaction, _ iceberg.Properties) error {
+		return tx.SetProperties(iceberg.Properties{propertyHold: strconv.FormatInt(time.Now().Add(holdMax).UnixMicro(), 10)})
+	})
+}
+
+// held reports whether somebody else asks to wait.
+func (t *Table) held() bool {
+	until, err := strconv.ParseInt(t.tbl.Properties()[propertyHold], 10, 64)
+	return err == nil && !t.holds && time.Now().UnixMicro() < until
+}
+
+// errHeld ends an attempt because another commit asks to wait.
+var errHeld = errors.New("another commit asks to wait")
+
+// attempt loads the table and tries to commit to it, while no other commit of this process does. Where it may, it waits for
+// whoever asks to, which is errHeld.
+func (t *Table) attempt(ctx context.Context, id string, mayWait bool, build buildFunc) (next *table.Table, sent bool, err error) {
+	done, err := t.lake.turn(ctx, t.Name())
+	if err != nil {
+		return nil, false, err
+	}
+	defer done()
+	if err := t.reload(ctx); err != nil {
+		return nil, false, err
+	}
+	if mayWait && t.held() {
+		return nil, false, errHeld
+	}
+	return t.try(ctx, id, build)
+}
+
+// turn waits until no other commit of this process to the table is on its way, so that those of a worker and of its own
+// maintenance never cost each other an attempt. Commits of other processes are settled by attempts.
+func (l *Lake) turn(ctx context.Context, table string) (done func(), err error) {
+	l.mu.Lock()
+	if l.turns == nil {
+		l.turns = map[string]chan struct{}{}
+	}
+	turn := l.turns[table]
+	if turn == nil {
+		turn = make(chan struct{}, 1)
+		l.turns[table] = turn
+	}
+	l.mu.Unlock()
+	select {
+	case turn <- struct{}{}:
+		return func() { <-turn }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 
@@ -175,8 +251,44 @@ func (t *Table) try(ctx context.Context, id string, build buildFunc) (next *tabl
 			return nil, false, err
 		}
 	}
-	next, err = tx.Commit(ctx)
+	next, err = t.send(ctx, tx)
 	return next, true, err
+}
+
+// send commits what is staged without the library's own checks: the commit rests on the head that it was built on, as every
+// one does, so nothing can have come between. They would read every manifest, and know no deletion vectors of files that the
+// same commit adds.
+func (t *Table) send(ctx context.Context, tx *table.Transaction) (*table.Table, error) {
+	staged, err := tx.TableCommit()
+	if err != nil {
+		return nil, err
+	}
+	metadata, location, err := t.lake.catalog.CommitTable(ctx, staged.Identifier, staged.Requirements, staged.Updates)
+	if err != nil {
+		return nil, err
+	}
+	tx.MarkCommitted()
+	next := table.New(t.ident, metadata, location, t.tbl.FS, t.lake.catalog)
+	t.removeMetadata(ctx, next)
+	return next, nil
+}
+
+// removeMetadata removes the metadata files that the next state of the table no longer remembers.
+func (t *Table) removeMetadata(ctx context.Context, next *table.Table) {
+	io, err := t.tbl.FS(ctx)
+	if err != nil || !next.Properties().GetBool(table.MetadataDeleteAfterCommitEnabledKey, false) {
+		return
+	}
+	remembered := map[string]bool{}
+	for f := range next.Metadata().PreviousFiles() {
+		remembered[f.MetadataFile] = true
+	}
+	for f := range t.tbl.Metadata().PreviousFiles() {
+		if !remembered[f.MetadataFile] {
+			// Best effort: what stays is an orphan, which maintenance removes.
+			_ = io.Remove(f.MetadataFile)
+		}
+	}
 }
 
 // isConflict reports whether another writer was faster. The SQL catalog returns a head that moved as a plain error.
@@ -230,19 +342,11 @@ func (t *Table) upkeep(ctx context.Context) error {
 	if t.commits < upkeepCommits {
 		return nil
 	}
-	t.commits = 0
-	err := t.commit(ctx, func(ctx context.Context, _ *table.Table, tx *table.Transaction, _ iceberg.Properties) error {
-		_, err := tx.RewriteManifests(ctx, table.WithManifestTargetSize(manifestsTarget))
+	if err := t.mergeManifests(ctx); err != nil {
 		return err
-	})
-	if err != nil {
-		return fmt.Errorf("merge manifests: %w", err)
 	}
-	err = t.commit(ctx, func(_ context.Context, _ *table.Table, tx *table.Transaction, _ iceberg.Properties) error {
-		return tx.ExpireSnapshots(table.WithRetainLast(snapshotsKept), table.WithOlderThan(0), table.WithPostCommit(false))
-	})
-	if err != nil {
-		return fmt.Errorf("expire snapshots: %w", err)
+	if err := t.expire(ctx, 0); err != nil {
+		return err
 	}
 	t.commits = 0
 	return nil

@@ -26,13 +26,37 @@ type liveWorld struct {
 	random  *rand.Rand
 	events  int
 	next    map[feature.Partition]int64
+	patches bool
 }
 
 func newLiveWorld(t *testing.T, s *Store) *liveWorld {
-	p := loadProject(t)
-	w := &liveWorld{t: t, project: p, lake: openLake(t, p), store: s, random: rand.New(rand.NewPCG(3, 5)), next: map[feature.Partition]int64{}}
+	return worldOf(t, s, loadProject(t), false)
+}
+
+func worldOf(t *testing.T, s *Store, p *feature.Project, patches bool) *liveWorld {
+	w := &liveWorld{
+		t: t, project: p, lake: openLake(t, p), store: s, random: rand.New(rand.NewPCG(3, 5)), next: map[feature.Partition]int64{}, patches: patches,
+	}
 	w.live = w.open()
 	return w
+}
+
+// eachWorld runs a test on each store, with full states and with patches.
+func eachWorld(t *testing.T, test func(t *testing.T, s *Store, w *liveWorld)) {
+	t.Run("states", func(t *testing.T) {
+		eachStore(t, func(t *testing.T, s *Store) { test(t, s, newLiveWorld(t, s)) })
+	})
+	t.Run("patches", func(t *testing.T) {
+		eachStore(t, func(t *testing.T, s *Store) { test(t, s, worldOf(t, s, loadFiles(t, patchProject, patchViews), true)) })
+	})
+}
+
+// payload is what the next event carries, besides its key.
+func (w *liveWorld) payload() string {
+	if w.patches {
+		return randomPatch(w.random, w.events).text()
+	}
+	return fmt.Sprintf(`,"n":%d`, w.events)
 }
 
 // open makes the writer of a process that starts.
@@ -69,7 +93,7 @@ func (w *liveWorld) batch(p feature.Partition, events int, done bool) *feature.B
 			verb = "deleted"
 		}
 		w.events++
-		text := event(w.events, string(rune('a'+w.random.IntN(20))), int64(p.Index), w.random.IntN(1000), verb, fmt.Sprintf(`,"n":%d`, w.events))
+		text := event(w.events, string(rune('a'+w.random.IntN(20))), int64(p.Index), w.random.IntN(1000), verb, w.payload())
 		r.Add(&ingest.Record{Position: feature.Position{Topic: p.Topic, Partition: p.Index, Offset: w.next[p]}, Value: []byte(text)}, time.Now().UnixMicro())
 		w.next[p]++
 	}
@@ -151,8 +175,7 @@ func (w *liveWorld) check(what string, views ...string) {
 
 // Batches that were skipped are caught up from the log when the next one of their partition comes, or by positions alone.
 func TestLiveCatchesUp(t *testing.T) {
-	eachStore(t, func(t *testing.T, s *Store) {
-		w := newLiveWorld(t, s)
+	eachWorld(t, func(t *testing.T, s *Store, w *liveWorld) {
 		w.build()
 		for i := range 3 {
 			written, skipped := w.batch(w.topic(0), 30, false), w.batch(w.topic(0), 30, false)
@@ -172,8 +195,7 @@ func TestLiveCatchesUp(t *testing.T) {
 
 // What a process that ended had committed to the lake alone is written when the next one starts.
 func TestSettle(t *testing.T) {
-	eachStore(t, func(t *testing.T, s *Store) {
-		w := newLiveWorld(t, s)
+	eachWorld(t, func(t *testing.T, s *Store, w *liveWorld) {
 		before := w.batch(w.topic(0), 30, false)
 		w.commit(before)
 		w.build()
@@ -192,8 +214,7 @@ func TestSettle(t *testing.T) {
 
 // A backfill that was cut off between the lake and the store is finished by whoever comes next, and its mark goes.
 func TestSettleFile(t *testing.T) {
-	eachStore(t, func(t *testing.T, s *Store) {
-		w := newLiveWorld(t, s)
+	eachWorld(t, func(t *testing.T, s *Store, w *liveWorld) {
 		ctx := context.Background()
 		w.build()
 		file := feature.Partition{Topic: feature.FileTopicPrefix + strings.Repeat("ab", 32)}
@@ -222,8 +243,7 @@ func TestSettleFile(t *testing.T) {
 // A worker writes while views are built over and over: nothing is missed, whichever comes first, and however far the lake
 // lags.
 func TestBuildBesideWriter(t *testing.T) {
-	eachStore(t, func(t *testing.T, s *Store) {
-		w := newLiveWorld(t, s)
+	eachWorld(t, func(t *testing.T, s *Store, w *liveWorld) {
 		ctx, cancel := context.WithCancel(context.Background())
 		w.fatal(s.Lease(ctx, "worker"))
 		positions := map[string]map[feature.Partition]int64{"thing": {}}
@@ -259,8 +279,7 @@ func TestBuildBesideWriter(t *testing.T) {
 // A worker that starts, or whose lease ran out, while a generation is built joins it beyond the snapshot: the build fetches
 // what lies between.
 func TestJoinedBeyondSnapshot(t *testing.T) {
-	eachStore(t, func(t *testing.T, s *Store) {
-		w := newLiveWorld(t, s)
+	eachWorld(t, func(t *testing.T, s *Store, w *liveWorld) {
 		ctx := context.Background()
 		before, missed := w.batch(w.topic(0), 10, false), w.batch(w.topic(0), 30, false)
 		w.commit(before)

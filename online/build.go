@@ -3,6 +3,7 @@ package online
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
@@ -140,7 +141,7 @@ func pause(ctx context.Context) error {
 	}
 }
 
-// fill writes the newest change of every entity in the reading.
+// fill writes what the changes in the reading make of every entity.
 func (w *ViewWriter) fill(ctx context.Context, g Generation, reading *lake.Reading, o BuildOptions) error {
 	db, err := sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir})
 	if err != nil {
@@ -150,39 +151,53 @@ func (w *ViewWriter) fill(ctx context.Context, g Generation, reading *lake.Readi
 	if err := reading.LogView(ctx, db, "log", nil, true); err != nil {
 		return err
 	}
-	if err := db.Exec(ctx, sql.Render(sql.Statement("served_now"), sql.Args{"key": sql.Idents("g.", w.stream.Key)})); err != nil {
+	newest := sql.Render(sql.Statement("served_now"), sql.Args{"key": sql.Idents("g.", w.stream.Key)})
+	entities, order := "SELECT count(*) FROM newest", sql.Fragment("")
+	if w.columns != nil {
+		newest = sql.Render(sql.Statement("served_now_patches"), w.patchArgs())
+		// The changes of an entity come together, so that they go out as one write.
+		entities, order = "SELECT count(*) FILTER (greatest) FROM newest", "ORDER BY "+sql.Idents("g.", w.stream.Key)
+	}
+	if err := db.Exec(ctx, newest); err != nil {
 		return err
 	}
 	var total, done int64
-	if err := db.QueryRow(ctx, "SELECT count(*) FROM newest", nil, &total); err != nil {
+	if err := db.QueryRow(ctx, entities, nil, &total); err != nil {
 		return err
 	}
-	writes := make([]*entityWrite, 0, pipelineCalls)
-	flush := func() error {
-		if err := w.send(ctx, g.Number, writes); err != nil {
+	var writes []*entityWrite
+	add := func(e *entityWrite) {
+		if n := len(writes); n > 0 && e.patch != nil && slices.Equal(writes[n-1].key, e.key) {
+			writes[n-1].merge(e)
+			return
+		}
+		writes = append(writes, e)
+	}
+	flush := func(n int) error {
+		if err := w.send(ctx, g.Number, writes[:n]); err != nil {
 			return err
 		}
-		done += int64(len(writes))
+		done += int64(n)
 		if o.Progress != nil {
 			o.Progress(done, total)
 		}
-		writes = writes[:0]
+		writes = slices.Delete(writes, 0, n)
 		return nil
 	}
-	statement := sql.Render("SELECT {columns} FROM log g SEMI JOIN newest n ON g.loam_file = n.change_file AND g.loam_row = n.change_row",
-		sql.Args{"columns": selection(w.view, w.stream)})
+	statement := sql.Render("SELECT {columns} FROM log g SEMI JOIN newest n ON g.loam_file = n.change_file AND g.loam_row = n.change_row {order}",
+		sql.Args{"columns": selection(w.view, w.stream), "order": order})
 	return db.Arrow(ctx, statement, func(r array.RecordReader) error {
 		for r.Next() {
-			if err := w.each(r.RecordBatch(), func(e *entityWrite) { writes = append(writes, e) }); err != nil {
+			if err := w.each(r.RecordBatch(), add); err != nil {
 				return err
 			}
-			if len(writes) >= pipelineCalls {
-				if err := flush(); err != nil {
+			if len(writes) > pipelineCalls {
+				if err := flush(len(writes) - 1); err != nil { // of the last one more changes may come
 					return err
 				}
 			}
 		}
-		return flush()
+		return flush(len(writes))
 	})
 }
 

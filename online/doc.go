@@ -2,7 +2,8 @@
 //
 // The hash of an entity in a view holds its features as text, the event time _et and the order _v of the change they come
 // from. A write applies only if its order is greater, so writes may be repeated and arrive in any order, and what stays is
-// what history says is last. A delete leaves a tombstone that outranks older changes.
+// what history says is last. A delete leaves a tombstone that outranks older changes. Of a patch stream each column has such
+// an order of its own, and the last delete.
 //
 // A view in Redis is a generation: its hashes carry the generation's number in their keys, and one hash a view tells of
 // all its generations. A generation is built from a snapshot of the lake, caught up from the offsets of that snapshot,

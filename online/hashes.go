@@ -12,6 +12,7 @@ const (
 	FieldOrder     = fieldOrder
 	FieldEventTime = fieldEventTime
 	FieldDeleted   = fieldDeleted
+	FieldGuard     = fieldGuard // begins the name, and a column's ends it
 )
 
 // Hash is what Redis holds of one entity in a generation.

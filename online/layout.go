@@ -19,7 +19,9 @@ import (
 const (
 	fieldOrder     = "_v"  // feature.Order as text
 	fieldEventTime = "_et" // microseconds since 1970 UTC, decimal
-	fieldDeleted   = "_d"  // "1" in a tombstone
+	fieldDeleted   = "_d"  // "1" in a tombstone; of a patch stream the order of the last delete, as text
+	// fieldGuard begins the fields of a patch stream's columns: the order of the last change that carried the column.
+	fieldGuard = "_v:"
 )
 
 // generationsKey is the key of the hash that tells of all generations of a view.

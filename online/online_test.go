@@ -75,9 +75,14 @@ views:
 
 func loadProject(t *testing.T) *feature.Project {
 	t.Helper()
+	return loadFiles(t, testProject, testViews)
+}
+
+func loadFiles(t *testing.T, stream, views string) *feature.Project {
+	t.Helper()
 	ctx := context.Background()
 	dir := t.TempDir()
-	for name, text := range map[string]string{"loam.yaml": "project: test", "streams/t.yaml": testProject, "features/f.yaml": testViews} {
+	for name, text := range map[string]string{"loam.yaml": "project: test", "streams/t.yaml": stream, "features/f.yaml": views} {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)

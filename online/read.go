@@ -70,7 +70,7 @@ func (r *Reader) Read(ctx context.Context, refs []feature.Ref, entities []map[st
 				if err != nil {
 					return err
 				}
-				commands[i] = append(commands[i], p.HMGet(ctx, key, append([]string{fieldEventTime, fieldDeleted}, v.features...)...))
+				commands[i] = append(commands[i], p.HMGet(ctx, key, v.fields()...))
 			}
 		}
 		return nil
@@ -87,7 +87,11 @@ func (r *Reader) Read(ctx context.Context, refs []feature.Ref, entities []map[st
 	for n := range entities {
 		values := map[feature.Ref]Feature{}
 		for i, v := range order {
-			if err := v.decode(commands[i][n].Val(), now, values); err != nil {
+			decode := v.decode
+			if v.columns != nil {
+				decode = v.decodePatched
+			}
+			if err := decode(commands[i][n].Val(), now, values); err != nil {
 				return nil, err
 			}
 		}
@@ -110,8 +114,23 @@ type viewRead struct {
 	view     *feature.View
 	entity   *feature.Entity
 	stream   *feature.Stream
+	columns  []viewColumn // of a patch stream; none where events carry the whole state
 	prefix   string
 	features []string
+}
+
+// fields are those of a hash that are read: event time, tombstone, then the features; of a patch stream then the newest
+// order, and the guard of each of the view's columns.
+func (v *viewRead) fields() []string {
+	fields := append([]string{fieldEventTime, fieldDeleted}, v.features...)
+	if v.columns == nil {
+		return fields
+	}
+	fields = append(fields, fieldOrder)
+	for _, c := range v.columns {
+		fields = append(fields, fieldGuard+c.name)
+	}
+	return fields
 }
 
 func (r *Reader) open(ctx context.Context, name string) (*viewRead, error) {
@@ -130,8 +149,9 @@ func (r *Reader) open(ctx context.Context, name string) (*viewRead, error) {
 	if !ok {
 		return nil, fmt.Errorf("feature view %s: %w: run `loam materialize --view %s`, or the worker", name, ErrUnavailable, name)
 	}
+	stream := r.project.Stream(view.Stream)
 	return &viewRead{
-		view: view, entity: r.project.Entity(view.Entity), stream: r.project.Stream(view.Stream),
+		view: view, entity: r.project.Entity(view.Entity), stream: stream, columns: viewColumns(view, stream),
 		prefix: keyPrefix(r.store.project, name, g.Number),
 	}, nil
 }
@@ -165,38 +185,76 @@ func (v *viewRead) canonical(joinKey, value string) string {
 	return value
 }
 
-// decode reads what HMGET gave: event time, tombstone, then the features.
+// decode reads what HMGET gave of a view whose events carry the whole state.
 func (v *viewRead) decode(raw []any, now int64, into map[feature.Ref]Feature) error {
-	eventTime, found := raw[0].(string)
 	_, deleted := raw[1].(string)
-	var at int64
-	if found {
-		var err error
-		if at, err = strconv.ParseInt(eventTime, 10, 64); err != nil {
-			return fmt.Errorf("a hash of feature view %s has the event time %q, which is not loam's: %w", v.view.Name, eventTime, err)
-		}
+	at, found, err := v.eventTime(raw[0])
+	if err != nil {
+		return err
 	}
-	old := v.view.TTL > 0 && now-at > v.view.TTL.Microseconds()
 	for i, name := range v.features {
-		f := Feature{Ref: feature.Ref{View: v.view.Name, Feature: name}, Value: Value{Type: v.typeOf(name), Null: true}}
-		text, present := raw[i+2].(string)
-		switch {
-		case !found || deleted:
-			f.Status = NotFound
-		case old:
-			f.Status, f.EventTime = OutsideMaxAge, time.UnixMicro(at).UTC()
-		case !present:
-			f.Status, f.EventTime = NullValue, time.UnixMicro(at).UTC()
-		default:
-			f.Status, f.EventTime = Present, time.UnixMicro(at).UTC()
-			f.Value.Text, f.Value.Null = text, false
-		}
-		into[f.Ref] = f
+		v.put(into, name, raw[i+2], found && !deleted, at, now)
 	}
 	return nil
 }
 
-func (v *viewRead) typeOf(name string) feature.Type {
-	i := slices.IndexFunc(v.view.Features, func(f feature.Feature) bool { return f.Name == name })
-	return v.view.Features[i].Type
+// decodePatched reads what HMGET gave of a view over a patch stream, where each feature is as old as its column. What no
+// change has carried is null, and as old as the newest change.
+func (v *viewRead) decodePatched(raw []any, now int64, into map[feature.Ref]Feature) error {
+	guards := raw[len(v.features)+2:]
+	newest, exists := guards[0].(string)
+	if deleted, ever := raw[1].(string); ever && deleted == newest {
+		exists = false
+	}
+	at, found, err := v.eventTime(raw[0])
+	if err != nil {
+		return err
+	}
+	for i, name := range v.features {
+		own := at
+		column := slices.IndexFunc(v.columns, func(c viewColumn) bool { return c.name == v.feature(name).Column })
+		if guard, carried := guards[1+column].(string); carried {
+			order, err := feature.ParseOrder(guard)
+			if err != nil {
+				return fmt.Errorf("a hash of feature view %s has a guard of column %s that is not loam's: %w", v.view.Name, v.columns[column].name, err)
+			}
+			own = order.EventTime
+		}
+		v.put(into, name, raw[i+2], found && exists, own, now)
+	}
+	return nil
+}
+
+// eventTime reads a hash's event time; without one there is no hash.
+func (v *viewRead) eventTime(raw any) (at int64, found bool, err error) {
+	text, found := raw.(string)
+	if !found {
+		return 0, false, nil
+	}
+	if at, err = strconv.ParseInt(text, 10, 64); err != nil {
+		return 0, false, fmt.Errorf("a hash of feature view %s has the event time %q, which is not loam's: %w", v.view.Name, text, err)
+	}
+	return at, true, nil
+}
+
+// put notes a feature with its status: raw is its value as HMGET gave it, of the event time at.
+func (v *viewRead) put(into map[feature.Ref]Feature, name string, raw any, exists bool, at, now int64) {
+	f := Feature{Ref: feature.Ref{View: v.view.Name, Feature: name}, Value: Value{Type: v.feature(name).Type, Null: true}}
+	text, present := raw.(string)
+	switch {
+	case !exists:
+		f.Status = NotFound
+	case v.view.TTL > 0 && now-at > v.view.TTL.Microseconds():
+		f.Status, f.EventTime = OutsideMaxAge, time.UnixMicro(at).UTC()
+	case !present:
+		f.Status, f.EventTime = NullValue, time.UnixMicro(at).UTC()
+	default:
+		f.Status, f.EventTime = Present, time.UnixMicro(at).UTC()
+		f.Value.Text, f.Value.Null = text, false
+	}
+	into[f.Ref] = f
+}
+
+func (v *viewRead) feature(name string) feature.Feature {
+	return v.view.Features[slices.IndexFunc(v.view.Features, func(f feature.Feature) bool { return f.Name == name })]
 }

@@ -2,8 +2,10 @@ package online
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -31,10 +33,23 @@ const (
 	callTimeout = 5 * time.Second
 )
 
+// Access says how a Redis is talked to.
+type Access struct {
+	TLS      *tls.Config // nil for none
+	User     string      // "" for the default user
+	Password string
+}
+
 // Open connects to the Redis at host:port, and refuses one that may evict what is written.
 func Open(ctx context.Context, project, address string) (*Store, error) {
+	return OpenAs(ctx, project, address, Access{})
+}
+
+// OpenAs is Open with TLS, or as a user.
+func OpenAs(ctx context.Context, project, address string, as Access) (*Store, error) {
 	s := &Store{project: project, redis: redis.NewClient(&redis.Options{
 		Addr: address, DialTimeout: dialTimeout, ReadTimeout: callTimeout, WriteTimeout: callTimeout, MaxRetries: 1,
+		TLSConfig: as.TLS, Username: as.User, Password: as.Password,
 		DisableIdentity: true, // CLIENT SETINFO is newer than Redis 6.2
 	})}
 	if err := s.check(ctx); err != nil {
@@ -68,7 +83,7 @@ func (s *Store) check(ctx context.Context) error {
 	redisLog.Do(func() { redis.SetLogger(quiet{}) })
 	info, err := s.info(ctx)
 	if err != nil {
-		return fmt.Errorf("it does not answer, start it or mend online.redis in loam.yaml: %w", err)
+		return unusable(err)
 	}
 	policy, bounded := info["maxmemory_policy"], info["maxmemory"]
 	if bounded != "" && bounded != "0" && policy != "" && policy != "noeviction" {
@@ -78,6 +93,24 @@ func (s *Store) check(ctx context.Context) error {
 	defer s.mu.Unlock()
 	s.runs = []string{info["run_id"]}
 	return nil
+}
+
+// unusable says what to do where the server can't be asked.
+func unusable(err error) error {
+	remedy := "it does not answer, start it or mend online.redis in loam.yaml"
+	switch text := err.Error(); {
+	case errors.As(err, new(*tls.CertificateVerificationError)):
+		remedy = "its certificate is not one to trust, mend online.tls in loam.yaml: ca names who signed it, server_name the name in it"
+	case errors.As(err, new(tls.RecordHeaderError)):
+		remedy = "it doesn't talk TLS on this port, mend online.redis or online.tls in loam.yaml"
+	case strings.Contains(text, "WRONGPASS"), strings.Contains(text, "NOAUTH"):
+		remedy = "it doesn't know this user and password, mend online.user and the place that online.password names"
+	case strings.Contains(text, "NOPERM"):
+		remedy = "the user lacks a right, docs/redis.md lists those that are needed"
+	case errors.Is(err, io.EOF), strings.Contains(text, "connection reset"):
+		remedy = "it ended the connection, which it does where it wants TLS, or a client's certificate: see online.tls in loam.yaml"
+	}
+	return fmt.Errorf("%s: %w", remedy, err)
 }
 
 // runIDs are the run ids of the masters as they were last asked for.

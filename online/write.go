@@ -41,17 +41,19 @@ type entityWrite struct {
 	key     []string // join keys as text, in the order of their names
 	order   feature.Order
 	deleted bool
-	values  []any // name, value, …; null features are left out
+	values  []any       // name, value, …; null features are left out
+	patch   *patchWrite // of a patch stream, in place of deleted and values
 }
 
 // ViewWriter writes one attribute view. It is not safe for concurrent use.
 type ViewWriter struct {
-	store  *Store
-	view   *feature.View
-	entity *feature.Entity
-	stream *feature.Stream
-	hash   string  // of the view's definition
-	db     *sql.DB // evaluates expressions; nil where every feature is a column
+	store   *Store
+	view    *feature.View
+	entity  *feature.Entity
+	stream  *feature.Stream
+	hash    string       // of the view's definition
+	columns []viewColumn // that the view reads of a patch stream; none where events carry the whole state
+	db      *sql.DB      // evaluates expressions; nil where every feature is a column
 }
 
 // NewViewWriter makes a writer of a view of the project.
@@ -62,6 +64,7 @@ func NewViewWriter(ctx context.Context, s *Store, p *feature.Project, view *feat
 	w := &ViewWriter{
 		store: s, view: view, entity: p.Entity(view.Entity), stream: p.Stream(view.Stream), hash: p.ViewDefinition(view).Hash,
 	}
+	w.columns = viewColumns(view, w.stream)
 	for _, f := range view.Features {
 		if f.SQL != "" && w.db == nil {
 			var err error
@@ -88,7 +91,7 @@ func (w *ViewWriter) View() *feature.View { return w.view }
 func (w *ViewWriter) Definition() string { return w.hash }
 
 // Write writes rows of the stream's log to generations of the view, each guarded by its order; of several changes of an
-// entity only the greatest is sent. It returns the number of entities written. Writes may be repeated.
+// entity only the greatest is sent, and of several patches what they make together. It returns the number of entities written. Writes may be repeated.
 func (w *ViewWriter) Write(ctx context.Context, generations []int64, rows []arrow.RecordBatch) (int, error) {
 	newest := map[string]*entityWrite{}
 	for _, batch := range rows {
@@ -102,7 +105,10 @@ func (w *ViewWriter) Write(ctx context.Context, generations []int64, rows []arro
 		for _, v := range valued {
 			err = w.each(v, func(e *entityWrite) {
 				id := strings.Join(e.key, "\x00")
-				if old := newest[id]; old == nil || old.order.Compare(e.order) < 0 {
+				switch old := newest[id]; {
+				case old != nil && e.patch != nil:
+					old.merge(e)
+				case old == nil || old.order.Compare(e.order) < 0:
 					newest[id] = e
 				}
 			})
@@ -143,6 +149,9 @@ func featureColumn(name string) string { return "loam_f_" + name }
 func selection(view *feature.View, stream *feature.Stream) sql.Fragment {
 	columns := append([]string{}, stream.Key...)
 	columns = append(columns, feature.ColEventTime, feature.ColSequence, feature.ColTopic, feature.ColPartition, feature.ColOffset, feature.ColOp)
+	if stream.Payload == feature.PatchPayload {
+		columns = append(columns, feature.ColPresent)
+	}
 	items := []sql.Fragment{sql.Idents("", columns)}
 	for _, f := range view.Features {
 		items = append(items, sql.Try(f.Expr(), f.Type.SQL())+" AS "+sql.Ident(featureColumn(f.Name)))
@@ -178,6 +187,10 @@ func (w *ViewWriter) each(batch arrow.RecordBatch, yield func(*entityWrite)) err
 	}
 	eventTime, sequence, topic := must(feature.ColEventTime), must(feature.ColSequence), must(feature.ColTopic)
 	partition, offset, op := must(feature.ColPartition), must(feature.ColOffset), must(feature.ColOp)
+	var present *array.List
+	if w.columns != nil {
+		present, _ = must(feature.ColPresent).(*array.List)
+	}
 	if failed != nil {
 		return failed
 	}
@@ -202,7 +215,10 @@ func (w *ViewWriter) each(batch arrow.RecordBatch, yield func(*entityWrite)) err
 		for _, k := range keys {
 			e.key = append(e.key, keyText(k, i))
 		}
-		if !e.deleted {
+		switch {
+		case w.columns != nil:
+			e.patch = w.patchOf(e, present, features, i)
+		case !e.deleted:
 			for j, f := range features {
 				if f.IsValid(i) {
 					e.values = append(e.values, w.view.Features[j].Name, appendValue(nil, f, i))
@@ -223,6 +239,14 @@ func (w *ViewWriter) expiry(eventTime int64) int64 {
 	return time.UnixMicro(eventTime).Add(w.view.TTL+time.Second).UnixMilli() + 1
 }
 
+// script is the one that writes the view.
+func (w *ViewWriter) script() *redis.Script {
+	if w.columns != nil {
+		return guardedPatch
+	}
+	return guarded
+}
+
 // send makes guarded writes to one generation.
 func (w *ViewWriter) send(ctx context.Context, generation int64, writes []*entityWrite) error {
 	prefix := keyPrefix(w.store.project, w.view.Name, generation)
@@ -231,7 +255,7 @@ func (w *ViewWriter) send(ctx context.Context, generation int64, writes []*entit
 		err := w.sendPart(ctx, prefix, part)
 		if redis.HasErrorPrefix(err, "NOSCRIPT") {
 			// The server lost its scripts. Writes that went through are repeated, which their guard makes harmless.
-			if err = guarded.Load(ctx, w.store.redis).Err(); err == nil {
+			if err = w.script().Load(ctx, w.store.redis).Err(); err == nil {
 				err = w.sendPart(ctx, prefix, part)
 			}
 		}
@@ -246,17 +270,26 @@ func (w *ViewWriter) send(ctx context.Context, generation int64, writes []*entit
 func (w *ViewWriter) sendPart(ctx context.Context, prefix string, writes []*entityWrite) error {
 	_, err := w.store.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, e := range writes {
-			expires, deleted := "", ""
-			if at := w.expiry(e.order.EventTime); at != 0 {
-				expires = strconv.FormatInt(at, 10)
-			}
-			if e.deleted {
-				deleted = "1"
-			}
-			args := append([]any{e.order.String(), e.order.EventTime, expires, deleted}, e.values...)
-			guarded.EvalSha(ctx, p, []string{entityKey(prefix, w.entity.Name, e.key)}, args...)
+			w.script().EvalSha(ctx, p, []string{entityKey(prefix, w.entity.Name, e.key)}, w.arguments(e)...)
 		}
 		return nil
 	})
 	return err
+}
+
+// arguments are those of the script.
+func (w *ViewWriter) arguments(e *entityWrite) []any {
+	expires := ""
+	if at := w.expiry(e.order.EventTime); at != 0 {
+		expires = strconv.FormatInt(at, 10)
+	}
+	args := []any{e.order.String(), e.order.EventTime, expires}
+	if e.patch != nil {
+		return append(args, w.patchText(e.patch)...)
+	}
+	deleted := ""
+	if e.deleted {
+		deleted = "1"
+	}
+	return append(append(args, deleted), e.values...)
 }

@@ -162,6 +162,96 @@ func Recompute(stored []Version, changes []Change) (Patch, *Version, Stats) {
 	return diff(stored, versions), last(versions), stats
 }
 
+// Around gives the interval of a key's history that changes with event times in [first, last] may alter: from where the
+// version or gap that covers first begins to where the one that covers last ends. before is the index of the stored version
+// that ends where the interval begins, and after of the one that begins where it ends; -1 where there is none. Only From
+// and To of the stored versions, which must be in order, are looked at.
+func Around(stored []Version, first, last int64) (from, to int64, before, after int) {
+	at := func(t int64) int { // of the last version that begins at t or earlier
+		n, _ := slices.BinarySearchFunc(stored, t, func(v Version, t int64) int {
+			if v.From <= t {
+				return -1
+			}
+			return 1
+		})
+		return n - 1
+	}
+	from, to, before, after = math.MinInt64, Open, -1, -1
+	i := at(first)
+	switch {
+	case i >= 0 && first < stored[i].To:
+		from = stored[i].From
+		if i > 0 && stored[i-1].To == from {
+			before = i - 1
+		}
+	case i >= 0:
+		from, before = stored[i].To, i
+	}
+	j := at(last)
+	if j >= 0 && last < stored[j].To {
+		to = stored[j].To
+		if j+1 < len(stored) && stored[j+1].From == to {
+			after = j + 1
+		}
+	} else if j+1 < len(stored) {
+		to, after = stored[j+1].From, j+1
+	}
+	return from, to, before, after
+}
+
+// Splice says how the stored versions of a key on [from, to) of event time become those that changes make, the sorted
+// changes of the key with an event time in it. The interval must begin where a version or a gap begins and end where one
+// ends. before is the version that ends at from, after the one that begins at to; either is nil where there is none. late
+// tells which of the changes the stored versions don't know of.
+//
+// The stored versions between the two needn't be given: they are what the changes but for the late ones make. Patches are
+// refused, since what one leaves unchanged may come from before the interval, and what it changes last beyond it.
+func Splice(before *Version, changes []Change, late func(Change) bool, to int64, after *Version) Spliced {
+	if slices.ContainsFunc(changes, func(c Change) bool { return c.Present != nil }) {
+		panic("patches can't be spliced")
+	}
+	known := slices.DeleteFunc(slices.Clone(changes), late)
+	stored, statsBefore := fold(before, known, to, after)
+	wanted, stats := fold(before, changes, to, after)
+	stats.Changes -= statsBefore.Changes
+	stats.NoOps -= statsBefore.NoOps
+	stats.Ties -= statsBefore.Ties
+	now := to == Open || after != nil && after.To == Open
+	return Spliced{Patch: diff(stored, wanted), Now: now, Open: last(wanted), Stats: stats}
+}
+
+// Spliced is what [Splice] found.
+type Spliced struct {
+	Patch Patch
+	Now   bool     // whether the interval, or the version after it, goes on to this day
+	Open  *Version // if so, the open version afterwards, nil for none
+	Stats Stats    // of the late changes
+}
+
+// fold gives the versions from before to after, both included, with the changes between them.
+func fold(before *Version, changes []Change, to int64, after *Version) ([]Version, Stats) {
+	if before != nil {
+		b := *before
+		b.To = Open
+		before = &b
+	}
+	versions, stats := Fold(before, changes)
+	if n := len(versions); n > 0 && versions[n-1].To == Open {
+		end := &versions[n-1]
+		end.To = to
+		if after != nil && end.Row.TrackedEqual(after.Row) {
+			// The change that opened after is a no-op: one run.
+			end.To, end.Row = after.To, after.Row
+			stats.NoOps++
+			return versions, stats
+		}
+	}
+	if after != nil {
+		versions = append(versions, *after)
+	}
+	return versions, stats
+}
+
 func last(versions []Version) *Version {
 	if n := len(versions); n > 0 && versions[n-1].To == Open {
 		v := versions[n-1]

@@ -122,6 +122,61 @@ func (db *DB) Arrow(ctx context.Context, statement string, use func(array.Record
 	})
 }
 
+// Parts runs a statement once for each of some sets of files, seen as a lake view of that name, and hands over the batches
+// of the results with the number of the set. While use works on a batch, DuckDB is at the next ones, so that what they need
+// of memory is a set's.
+func (db *DB) Parts(ctx context.Context, view string, parts []Files, positions bool, statement string, use func(part int, batch arrow.RecordBatch) error) error {
+	type made struct {
+		part  int
+		batch arrow.RecordBatch
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	batches := make(chan made, 8)
+	ended := make(chan error, 1)
+	run := func(part int) error {
+		if err := db.LakeView(ctx, view, parts[part], positions); err != nil {
+			return err
+		}
+		return db.Arrow(ctx, statement, func(r array.RecordReader) error {
+			for r.Next() {
+				batch := r.RecordBatch()
+				batch.Retain()
+				select {
+				case batches <- made{part, batch}:
+				case <-ctx.Done():
+					batch.Release()
+					return ctx.Err()
+				}
+			}
+			return nil
+		})
+	}
+	go func() {
+		defer close(batches)
+		for part := range parts {
+			if err := run(part); err != nil {
+				ended <- err
+				return
+			}
+		}
+		ended <- nil
+	}()
+	var failed error
+	for m := range batches {
+		if failed == nil {
+			if failed = use(m.part, m.batch); failed != nil {
+				cancel()
+			}
+		}
+		m.batch.Release()
+	}
+	if err := <-ended; failed == nil {
+		return err
+	}
+	return failed
+}
+
 // Import copies what the reader gives into a new table of that name, replacing one that exists.
 func (db *DB) Import(ctx context.Context, table string, reader array.RecordReader) error {
 	db.views++

@@ -4,6 +4,10 @@ package sql
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -120,6 +124,44 @@ func TestImportAnswersByName(t *testing.T) {
 		}
 		if longest != "xxxxxx" || rows != 5000 || top != 2499.5 {
 			t.Errorf("got %q, %v rows, top %v", longest, rows, top)
+		}
+	}
+}
+
+// Parts sees the files of one set at a time, and ends with an error of use's or of a statement's.
+func TestParts(t *testing.T) {
+	ctx := context.Background()
+	db := open(t, Options{Files: true})
+	var parts []Files
+	for i := range 3 {
+		path := filepath.Join(t.TempDir(), "n.parquet")
+		err := db.Exec(ctx, fmt.Sprintf("COPY (SELECT range + %d AS n FROM range(10000)) TO '%s' (FIELD_IDS {n: 1})", i*10_000, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts = append(parts, Files{Columns: []FileColumn{{FieldID: 1, Name: "n", Type: "BIGINT"}}, Files: []File{{Path: path}}})
+	}
+	sums := func(statement string, until int64) (sums [3]int64, err error) {
+		err = db.Parts(ctx, "numbers", parts, true, statement, func(part int, b arrow.RecordBatch) error {
+			for _, v := range b.Column(0).(*array.Int64).Int64Values() {
+				if sums[part] += v; sums[part] > until {
+					return errors.New("enough")
+				}
+			}
+			return nil
+		})
+		return sums, err
+	}
+	want := [3]int64{49_995_000, 149_995_000, 249_995_000}
+	for range 3 {
+		if got, err := sums("FROM numbers", math.MaxInt64); err != nil || got != want {
+			t.Fatalf("sums %v, %v, want %v", got, err, want)
+		}
+		if got, err := sums("FROM numbers", 60_000_000); err == nil || err.Error() != "enough" || got[2] != 0 {
+			t.Fatalf("use failed, but Parts goes on to %v, %v", got, err)
+		}
+		if _, err := sums("SELECT CASE WHEN n = 29_999 THEN error('late') ELSE n END FROM numbers", math.MaxInt64); err == nil || !strings.Contains(err.Error(), "late") {
+			t.Fatalf("a statement that fails at its end: %v", err)
 		}
 	}
 }

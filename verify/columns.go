@@ -28,14 +28,6 @@ func sameKey(def *feature.Stream, a, b string) sql.Fragment {
 	return sql.Join(" AND ", parts)
 }
 
-func names(columns []feature.Column) []string {
-	list := make([]string, len(columns))
-	for i, c := range columns {
-		list[i] = c.Name
-	}
-	return list
-}
-
 // originColumns are the columns that a version has of the change that opened it.
 var originColumns = []string{
 	feature.ColEventID, feature.ColSequence, feature.ColTopic, feature.ColPartition, feature.ColOffset,
@@ -44,7 +36,7 @@ var originColumns = []string{
 
 // changeColumns are the columns that are needed of a change.
 func changeColumns(def *feature.Stream) []string {
-	list := append(names(def.Columns), feature.ColEventTime)
+	list := append(feature.ColumnNames(def.Columns), feature.ColEventTime)
 	list = append(list, originColumns...)
 	if def.Payload == feature.PatchPayload {
 		list = append(list, feature.ColPresent)

@@ -3,7 +3,7 @@
 // [History] derives the versions of a state stream from its log in DuckDB and holds them row by row, over all columns,
 // against the history; it holds the intervals against their rules, and the log of any stream against its offsets, its
 // counts and the promise that no position and no event is in it twice. [Online] holds what Redis has of an attribute view
-// against what the log says is served.
+// against what the log says is served; over a patch stream that is a change for each column.
 //
 // The package shares no code with what it checks: it doesn't import scd, and of lake and online it uses what reads tables
 // and hashes, not what derives them. Keys are taken bucket by bucket, so that memory is bounded whatever the size of a

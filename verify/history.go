@@ -34,6 +34,7 @@ func (c *check) run(ctx context.Context, l *lake.Lake, o Options) error {
 	if c.reading, err = l.Read(ctx, c.def); err != nil {
 		return err
 	}
+	c.def = c.reading.Stream // a history is made of columns that were dropped, too
 	if c.db, err = sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir}); err != nil {
 		return err
 	}
@@ -71,12 +72,12 @@ func (c *check) openHistory(ctx context.Context) error {
 	if err := c.reading.LogView(ctx, c.db, "verify_log", logColumns(c.def), false); err != nil {
 		return err
 	}
-	return c.reading.HistoryView(ctx, c.db, "verify_history", names(c.def.HistoryColumns()))
+	return c.reading.HistoryView(ctx, c.db, "verify_history", feature.ColumnNames(c.def.HistoryColumns()))
 }
 
 // versions compares the versions of a bucket.
 func (c *check) versions(ctx context.Context, bucket int) error {
-	key, columns := sql.Idents("", c.def.Key), names(c.def.HistoryColumns())
+	key, columns := sql.Idents("", c.def.Key), feature.ColumnNames(c.def.HistoryColumns())
 	states := "verify_changes"
 	bounds := []any{c.report.Buckets, bucket}
 	err := c.db.Exec(ctx, sql.Render(sql.Statement("verify_changes"), sql.Args{

@@ -19,7 +19,8 @@ const filesRemembered = 1000
 
 // openLog makes the view of the whole log.
 func (c *check) openLog(ctx context.Context) error {
-	columns := append(append([]string{}, c.def.Key...), feature.ColEventID, feature.ColEventTime, feature.ColTopic, feature.ColPartition, feature.ColOffset)
+	columns := append(append([]string{}, c.def.Key...), feature.ColEventID, feature.ColEventTime, feature.ColTopic, feature.ColPartition, feature.ColOffset,
+		feature.ColJobID)
 	relation, err := c.reading.Log.Scan(ctx, lake.ScanOptions{Columns: columns})
 	if err != nil {
 		return err
@@ -30,7 +31,8 @@ func (c *check) openLog(ctx context.Context) error {
 	return c.db.QueryRow(ctx, "SELECT count(*) FROM verify_whole_log", nil, &c.report.LogRows)
 }
 
-// held is what a log holds of a partition.
+// held is what a log holds of a partition. Rows that were dead letters before are left out of the number: the counts tell what became of
+// an event when it was read.
 type held struct{ rows, greatest int64 }
 
 // partitions holds the log's rows and the dead letters of every partition against the offsets and counts of the table,

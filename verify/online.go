@@ -38,7 +38,8 @@ type onlineCheck struct {
 }
 
 // Online compares what Redis holds of an attribute view with what the log says is served: of every entity the order _v
-// and event time _et of its last change, its tombstone, and every feature's value as text.
+// and event time _et of its last change, its tombstone, and every feature's value as text; of a view over a patch stream
+// also the guard of each column that it reads, and the last delete.
 //
 // Redis and the lake are written side by side, so at any instant each may have changes that the other lacks. An entity
 // whose guard is at or past the offsets where the lake stands, or whose last change in the lake is at or past the mark
@@ -62,11 +63,8 @@ func Online(ctx context.Context, l *lake.Lake, s *online.Store, p *feature.Proje
 }
 
 func (c *onlineCheck) run(ctx context.Context) error {
-	switch {
-	case c.view.Windowed():
+	if c.view.Windowed() {
 		return errors.New("it is windowed, and only attribute views are compared")
-	case c.def.Payload == feature.PatchPayload:
-		return errors.New("its stream carries patches, and those are not served online")
 	}
 	c.joins = slices.Sorted(slices.Values(c.entity.JoinKeys))
 	var err error
@@ -110,6 +108,7 @@ func (c *onlineCheck) compare(ctx context.Context, only []string) ([]string, err
 type sides struct {
 	offsets lake.Offsets                // where the lake stands
 	marks   map[feature.Partition]int64 // up to where Redis is written
+	written map[source]int64            // the same, by what orders say of partitions
 }
 
 // load fills the tables that are compared.
@@ -123,7 +122,10 @@ func (c *onlineCheck) load(ctx context.Context, only []string) error {
 	if err != nil {
 		return err
 	}
-	at := sides{marks: generation.Marks}
+	at := sides{marks: generation.Marks, written: map[source]int64{}}
+	for p, mark := range generation.Marks {
+		at.written[sourceOf(p)] = mark
+	}
 	if at.offsets, err = reading.Offsets(); err != nil {
 		return err
 	}
@@ -155,14 +157,14 @@ func (c *onlineCheck) generation(ctx context.Context) (online.Generation, error)
 	return g, nil
 }
 
-// Columns of the tables that are compared, all text; the features follow.
+// Columns of the tables that are compared, all text; the features follow, then the guards of a patch stream's columns.
 const (
 	colEntity = iota
 	colOrder
 	colAt
 	colDeleted
 	colOther    // names of fields that no hash of the view may have
-	colBeyond   // of a hash: its guard is one that the lake has not come to
+	colBeyond   // of a hash: a guard of it is one that the lake has not come to
 	colPosition // of an expected entity: where its last change stands
 	colBehind   // of an expected entity: Redis is not written up to its last change
 	colOld      // of an expected entity: its time to live is over, so its hash may be gone
@@ -174,6 +176,9 @@ func (c *onlineCheck) tableColumns() []string {
 	columns := []string{"loam_entity", "loam_order", "loam_at", "loam_deleted", "loam_other", "loam_beyond", "loam_position", "loam_behind", "loam_old"}
 	for i := range c.view.Features {
 		columns = append(columns, featureColumn(i))
+	}
+	for i := range c.guarded() {
+		columns = append(columns, guardColumn(i))
 	}
 	return columns
 }
@@ -198,10 +203,15 @@ func (c *onlineCheck) loadHashes(ctx context.Context, generation int64, only []s
 	for i, f := range c.view.Features {
 		fields[f.Name] = colFeatures + i
 	}
+	for i, column := range c.guarded() {
+		fields[online.FieldGuard+column] = c.colGuards() + i
+	}
 	take := func(h online.Hash) error {
 		table.set(colEntity, strings.TrimPrefix(h.Key, prefix))
 		var other []string
+		ahead := false
 		for name, value := range h.Fields {
+			ahead = ahead || c.guards(name) && beyond(value, next)
 			if column, known := fields[name]; known {
 				table.set(column, value)
 			} else {
@@ -212,7 +222,7 @@ func (c *onlineCheck) loadHashes(ctx context.Context, generation int64, only []s
 			slices.Sort(other)
 			table.set(colOther, strings.Join(other, ","))
 		}
-		if beyond(h.Fields[online.FieldOrder], next) {
+		if ahead {
 			table.set(colBeyond, "1")
 		}
 		return table.add(ctx)
@@ -244,9 +254,13 @@ func nextOffsets(offsets lake.Offsets) map[source]int64 {
 	next := map[source]int64{}
 	for p := range allOf(offsets) {
 		at, _ := offsets.Of(p)
-		next[source{feature.Live(p.Topic), feature.TopicHash(p.Topic), p.Index}] = at.Next
+		next[sourceOf(p)] = at.Next
 	}
 	return next
+}
+
+func sourceOf(p feature.Partition) source {
+	return source{feature.Live(p.Topic), feature.TopicHash(p.Topic), p.Index}
 }
 
 // beyond reports whether a guard is one that the lake has not come to. What is no order is not: that is a finding.
@@ -282,16 +296,26 @@ func (c *onlineCheck) judge(ctx context.Context) ([]string, error) {
 
 // differing is the list of the names of fields that differ between w, what is expected, and h, the hash.
 func (c *onlineCheck) differing() sql.Fragment {
-	columns := c.tableColumns()
-	named := map[int]string{colOrder: online.FieldOrder, colAt: online.FieldEventTime, colDeleted: online.FieldDeleted}
-	for i, f := range c.view.Features {
-		named[colFeatures+i] = f.Name
-	}
 	items := []sql.Fragment{"h.loam_other"}
-	for i, column := range columns {
-		if name, compared := named[i]; compared {
-			items = append(items, "CASE WHEN w."+sql.Ident(column)+" IS DISTINCT FROM h."+sql.Ident(column)+" THEN "+sql.Literal(name)+" END")
+	compare := func(name string, wanted, there sql.Fragment) {
+		items = append(items, "CASE WHEN "+wanted+" IS DISTINCT FROM "+there+" THEN "+sql.Literal(name)+" END")
+	}
+	compare(online.FieldOrder, "w.loam_order", "h.loam_order")
+	compare(online.FieldEventTime, "w.loam_at", "h.loam_at")
+	columns := c.tableColumns()
+	bounded := func(name string, column, guard int) { // by the age that the guard tells
+		compare(name, c.fresh("w.", columns[column], columns[guard]), c.fresh("h.", columns[column], columns[guard]))
+	}
+	bounded(online.FieldDeleted, colDeleted, colDeleted)
+	for i, column := range c.guarded() {
+		bounded(online.FieldGuard+column, c.colGuards()+i, c.colGuards()+i)
+	}
+	for i, f := range c.view.Features {
+		guard := colOrder
+		if c.patches() {
+			guard = c.colGuards() + c.guardOf(f)
 		}
+		bounded(f.Name, colFeatures+i, guard)
 	}
 	return "[" + sql.Join(", ", items) + "]"
 }
@@ -325,6 +349,9 @@ func (d onlineDifference) finding() Finding {
 			text(d.guard), text(d.position), text(d.order), strings.ReplaceAll(d.fields, ",", ", "))
 	default:
 		f.Kind = WrongValue
+		if strings.Contains(d.fields, online.FieldGuard) {
+			f.Kind = WrongGuard // of a column
+		}
 		f.Text = fmt.Sprintf("it differs in %s; its last change is at %s", strings.ReplaceAll(d.fields, ",", ", "), text(d.position))
 	}
 	return f

@@ -27,14 +27,26 @@ type onlineWorld struct {
 	live    *online.Live
 }
 
-// newOnlineWorld uses the Redis at LOAM_TEST_REDIS where that is set, else one in this process.
 func newOnlineWorld(t *testing.T) *onlineWorld {
 	t.Helper()
+	return onlineWorldOf(t, feature.FullPayload)
+}
+
+// onlineWorldOf uses the Redis at LOAM_TEST_REDIS where that is set, else one in this process.
+func onlineWorldOf(t *testing.T, payload feature.Payload) *onlineWorld {
+	t.Helper()
 	ctx := context.Background()
-	w := &onlineWorld{world: newWorld(t, testStream(feature.FullPayload))}
+	w := &onlineWorld{world: newWorld(t, testStream(payload))}
+	patches := payload == feature.PatchPayload
+	of := func(column string, f feature.Feature) feature.Feature {
+		if patches {
+			f.Column = column
+		}
+		return f
+	}
 	typed := func(name string) feature.Feature {
 		c, _ := w.def.Column(name)
-		return feature.Feature{Name: name, Type: c.Type}
+		return of(name, feature.Feature{Name: name, Type: c.Type})
 	}
 	plain := []feature.Feature{typed("s"), typed("x"), typed("m"), typed("l"), typed("day"), typed("yes")}
 	w.project = &feature.Project{
@@ -44,11 +56,11 @@ func newOnlineWorld(t *testing.T) *onlineWorld {
 		Views: []*feature.View{
 			{Name: "all", Entity: "thing", Stream: "thing", Features: plain},
 			{Name: "calc", Entity: "thing", Stream: "thing", Features: append(slices.Clone(plain),
-				feature.Feature{Name: "half", Type: feature.Type{Kind: feature.Double}, SQL: "x / 2"},
+				of("x", feature.Feature{Name: "half", Type: feature.Type{Kind: feature.Double}, SQL: "x / 2"}),
 				// An error on a row is null.
-				feature.Feature{Name: "fails", Type: feature.Type{Kind: feature.Int64}, SQL: "CASE WHEN s = 'B' THEN s ELSE '7' END"},
-				feature.Feature{Name: "times", Type: feature.Type{Kind: feature.Timestamp, List: true}, SQL: "[make_timestamptz(1500001), NULL]"},
-				feature.Feature{Name: "words", Type: feature.Type{Kind: feature.String, List: true}, SQL: `['<a & "b">', s]`},
+				of("s", feature.Feature{Name: "fails", Type: feature.Type{Kind: feature.Int64}, SQL: "CASE WHEN s = 'B' THEN s ELSE '7' END"}),
+				of("b", feature.Feature{Name: "times", Type: feature.Type{Kind: feature.Timestamp, List: true}, SQL: "[make_timestamptz(b * 500001), NULL]"}),
+				of("s", feature.Feature{Name: "words", Type: feature.Type{Kind: feature.String, List: true}, SQL: `['<a & "b">', s]`}),
 			)},
 			{Name: "short", Entity: "thing", Stream: "thing", TTL: time.Hour, Features: plain[:1]},
 		},
@@ -63,11 +75,21 @@ func newOnlineWorld(t *testing.T) *onlineWorld {
 		t.Fatal(err)
 	}
 	w.redis = redis.NewClient(&redis.Options{Addr: address, DisableIdentity: true})
-	if w.live, err = online.NewLive(ctx, w.store, w.lake, w.project); err != nil {
-		t.Fatal(err)
-	}
+	w.restart()
 	t.Cleanup(func() { w.live.Close(); w.redis.Close(); w.store.Close() })
 	return w
+}
+
+// restart opens the writer of Redis anew.
+func (w *onlineWorld) restart() {
+	w.t.Helper()
+	if w.live != nil {
+		w.live.Close()
+	}
+	var err error
+	if w.live, err = online.NewLive(context.Background(), w.store, w.lake, w.project); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // build builds a generation of a view from the lake, and switches to it.
@@ -128,9 +150,14 @@ func cleanOnline(t *testing.T, r *OnlineReport) {
 
 // Whatever the changes, and whether they come by a build or live, Redis holds what the statements say is served.
 func TestOnlineRandom(t *testing.T) {
+	for _, payload := range []feature.Payload{feature.FullPayload, feature.PatchPayload} {
+		t.Run(string(payload), func(t *testing.T) { onlineRandom(t, onlineWorldOf(t, payload), payload == feature.PatchPayload) })
+	}
+}
+
+func onlineRandom(t *testing.T, w *onlineWorld, patches bool) {
 	r := random(t)
-	w := newOnlineWorld(t)
-	changes := randomChanges(r, 200, false)
+	changes := randomChanges(r, 200, patches)
 	w.take(true, false, changes[:80]...)
 	w.build("all")
 	w.build("calc")

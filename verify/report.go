@@ -58,7 +58,7 @@ const (
 	// Of a view in Redis.
 	MissingEntity Kind = "missing_entity" // the lake serves an entity that Redis lacks
 	ExtraEntity   Kind = "extra_entity"   // Redis has an entity that the lake doesn't know
-	WrongGuard    Kind = "wrong_guard"    // its order is another change's
+	WrongGuard    Kind = "wrong_guard"    // its order, or that of a column, is another change's
 	WrongValue    Kind = "wrong_value"    // a value, event time or tombstone differs
 )
 

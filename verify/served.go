@@ -3,6 +3,7 @@ package verify
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/apache/arrow-go/v18/arrow"
@@ -15,8 +16,12 @@ import (
 
 // loadExpected fills verify_expected with what is served of every entity, or of some, bucket by bucket.
 func (c *onlineCheck) loadExpected(ctx context.Context, reading *lake.Reading, only []string, at sides) error {
-	needed := append(names(c.def.Columns), feature.ColEventTime, feature.ColSequence, feature.ColTopic, feature.ColPartition, feature.ColOffset)
-	if err := reading.LogView(ctx, c.db, "verify_log", append(needed, feature.ColOp), false); err != nil {
+	needed := append(feature.ColumnNames(c.def.Columns), feature.ColEventTime, feature.ColSequence, feature.ColTopic, feature.ColPartition, feature.ColOffset)
+	read := append(slices.Clone(needed), feature.ColOp)
+	if c.patches() {
+		read = append(read, feature.ColPresent)
+	}
+	if err := reading.LogView(ctx, c.db, "verify_log", read, false); err != nil {
 		return err
 	}
 	buckets, condition := 1, sql.Fragment("true")
@@ -44,6 +49,9 @@ func (c *onlineCheck) loadExpected(ctx context.Context, reading *lake.Reading, o
 		"key": sql.Idents("g.", c.def.Key), "columns": sql.Idents("g.", needed), "only": condition,
 		"same_key": sameKey(c.def, "o.", "n."), "key_alone": sql.Idents("", c.def.Key),
 	})
+	if c.patches() {
+		statement = c.patchedStatement(condition)
+	}
 	for bucket := range buckets {
 		if err := c.db.Exec(ctx, statement, buckets, bucket); err != nil {
 			return err
@@ -97,8 +105,12 @@ func (c *onlineCheck) ask(ctx context.Context, only []string) error {
 func (c *onlineCheck) expect(ctx context.Context, table *textRows, at sides) (int64, error) {
 	fixed := []string{feature.ColEventTime, feature.ColTopic, feature.ColPartition, feature.ColOffset, "loam_order", "loam_deleted"}
 	items := []sql.Fragment{sql.Idents("", c.joins), sql.Idents("", fixed)}
-	for i, f := range c.view.Features {
-		items = append(items, sql.Try(f.Expr(), f.Type.SQL())+" AS "+sql.Ident(featureColumn(i)))
+	if c.patches() {
+		items = append(items, c.patchedItems()...)
+	} else {
+		for i, f := range c.view.Features {
+			items = append(items, sql.Try(f.Expr(), f.Type.SQL())+" AS "+sql.Ident(featureColumn(i)))
+		}
 	}
 	var entities int64
 	err := c.db.Arrow(ctx, sql.Render("SELECT {items} FROM verify_served", sql.Args{"items": sql.Join(", ", items)}),
@@ -130,14 +142,17 @@ func (c *onlineCheck) expectRow(ctx context.Context, table *textRows, batch arro
 		Partition: int32(batch.Column(n + 2).(*array.Int64).Value(row)), Offset: batch.Column(n + 3).(*array.Int64).Value(row),
 	}
 	table.set(colEntity, joinEntity(c.entity.Name, keys))
-	table.set(colOrder, valueText(batch.Column(n+4), row))
 	table.set(colAt, fmt.Sprint(eventTime))
 	table.set(colPosition, position.String())
-	if at.behind(position) {
-		table.set(colBehind, "1")
-	}
 	if c.view.TTL > 0 && c.report.At.UnixMicro()-eventTime > c.view.TTL.Microseconds() {
 		table.set(colOld, "1")
+	}
+	if c.patches() {
+		return c.expectPatched(ctx, table, batch, row, n+6, at)
+	}
+	table.set(colOrder, valueText(batch.Column(n+4), row))
+	if at.behind(position) {
+		table.set(colBehind, "1")
 	}
 	if batch.Column(n + 5).(*array.Boolean).Value(row) {
 		table.set(colDeleted, "1")

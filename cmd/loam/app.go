@@ -57,11 +57,11 @@ All commands work on a project folder: the one they are run in, or the one that 
 	root.AddGroup(&cobra.Group{ID: "define", Title: "Define:"}, &cobra.Group{ID: "take", Title: "Take events in:"},
 		&cobra.Group{ID: "use", Title: "Use features:"}, &cobra.Group{ID: "look", Title: "Look and check:"}, &cobra.Group{ID: "try", Title: "Try it:"})
 	for group, commands := range map[string][]*cobra.Command{
-		"define": {a.initCommand(), a.validateCommand(), a.planCommand(), a.applyCommand()},
+		"define": {a.initCommand(), a.validateCommand(), a.planCommand(), a.applyCommand(), a.schemaCommand()},
 		"take":   {a.runCommand(), a.backfillCommand(), a.dlqCommand()},
 		"use":    {a.datasetCommand(), a.materializeCommand(), a.getCommand()},
-		"look":   {a.historyCommand(), a.statusCommand(), a.verifyCommand()},
-		"try":    {a.simulateCommand(), a.demoCommand()},
+		"look":   {a.historyCommand(), a.statusCommand(), a.verifyCommand(), a.rebuildCommand(), a.rewindCommand(), a.maintainCommand()},
+		"try":    {a.simulateCommand(), a.benchCommand(), a.demoCommand()},
 	} {
 		for _, c := range commands {
 			c.GroupID = group
@@ -137,7 +137,17 @@ func openStore(ctx context.Context, p *feature.Project) (*online.Store, error) {
 	if p.Online.Redis == "" {
 		return nil, nil
 	}
-	return online.Open(ctx, p.Name, p.Online.Redis)
+	as := online.Access{User: p.Online.User}
+	var err error
+	if as.TLS, err = p.Online.TLS.Config(p.Dir); err != nil {
+		return nil, fmt.Errorf("online: %w", err)
+	}
+	if p.Online.Password.Given() {
+		if as.Password, err = p.Online.Password.Read(p.Dir); err != nil {
+			return nil, fmt.Errorf("read online.password of %s: %w", feature.ProjectFile, err)
+		}
+	}
+	return online.OpenAs(ctx, p.Name, p.Online.Redis, as)
 }
 
 // tempDir is where DuckDB may spill to.

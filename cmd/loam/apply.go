@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,14 +19,18 @@ import (
 
 func (a *app) validateCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "validate",
-		Short:   "Check the project folder",
-		Long:    "validate reads every file of the project folder and tells all that is wrong at once, each with file, line and remedy.",
+		Use:   "validate",
+		Short: "Check the project folder",
+		Long: `validate reads every file of the project folder and tells all that is wrong at once, each with file, line and remedy. Where
+the catalog is a file that is there, it tells, too, what the tables can't follow; of a REST catalog loam plan does.`,
 		Example: "  loam validate\n  loam validate --json",
 		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			p, err := a.load(c.Context())
 			if err != nil {
+				return err
+			}
+			if err := a.followed(c.Context(), p); err != nil {
 				return err
 			}
 			summary := struct {
@@ -41,6 +48,30 @@ func (a *app) validateCommand() *cobra.Command {
 			})
 		},
 	}
+}
+
+// followed refuses what the tables of a project can't follow, where its catalog is a file that is there.
+func (a *app) followed(ctx context.Context, p *feature.Project) error {
+	path := p.Lake.Catalog
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(p.Dir, path)
+	}
+	if _, err := os.Stat(path); p.Lake.REST() || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	l, err := openLake(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	_, changes, _, err := plan(ctx, p, l)
+	if err != nil {
+		return err
+	}
+	if err := blocked(changes); err != nil {
+		return fmt.Errorf("the project folder has what can't be applied: %w", err)
+	}
+	return nil
 }
 
 func (a *app) planCommand() *cobra.Command {
@@ -67,9 +98,11 @@ func (a *app) planCommand() *cobra.Command {
 
 func (a *app) applyCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "apply",
-		Short:   "Apply the definitions: make and evolve tables",
-		Long:    "apply does what plan shows: it makes and evolves tables, and keeps the definitions as those that run, backfill and materialize work by.",
+		Use:   "apply",
+		Short: "Apply the definitions: make and evolve tables",
+		Long: "apply does what plan shows: it makes and evolves tables, derives the history of a stream anew where it tracks other columns, and keeps the " +
+			"definitions as those that run, backfill and materialize work by. " +
+			"Where the catalog has views, each state stream has one of its current versions, <stream>_current.",
 		Example: "  loam plan && loam apply",
 		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -78,8 +111,11 @@ func (a *app) applyCommand() *cobra.Command {
 				return err
 			}
 			defer l.Close()
-			changes, err := apply(c.Context(), p, l, a.now().UnixMicro())
+			changes, err := a.apply(c.Context(), p, l)
 			if err != nil {
+				return err
+			}
+			if err := a.keepViews(c.Context(), p, l); err != nil {
 				return err
 			}
 			return a.printChanges(changes)
@@ -102,53 +138,122 @@ func plan(ctx context.Context, p *feature.Project, l *lake.Lake) (*lake.Definiti
 	if err != nil {
 		return nil, nil, 0, err
 	}
-	return definitions, feature.Plan(applied, p.Definitions()), revision, nil
+	changes := feature.Plan(applied, p.Definitions())
+	for i := range changes {
+		// What a stream's tables hold may go back further than the definition that is applied.
+		if c := &changes[i]; c.Kind == feature.StreamDefinition && c.Action != feature.RemoveAction && c.Blocked == "" {
+			if c.Blocked, err = l.Refusal(ctx, p.Stream(c.Name)); err != nil {
+				return nil, nil, 0, err
+			}
+			if c.Blocked != "" {
+				continue
+			}
+			tracked, err := l.Retracked(ctx, p.Stream(c.Name))
+			if err != nil {
+				return nil, nil, 0, err
+			}
+			if c.Rebuilds = len(tracked) > 0; c.Rebuilds {
+				c.Cost = append(c.Cost, fmt.Sprintf("the history is derived anew from the log, as `loam rebuild %s` does, since %s is tracked otherwise; "+
+					"a running worker goes on meanwhile by the definition before", c.Name, strings.Join(tracked, ", ")))
+			}
+		}
+	}
+	return definitions, changes, revision, nil
 }
 
-// apply brings the tables to the project's definitions and records those, at now, microseconds since 1970 UTC. A change
-// that can't be applied stops it before anything is done.
-func apply(ctx context.Context, p *feature.Project, l *lake.Lake, now int64) ([]feature.Change, error) {
+// blocked says what of the changes can't be applied, nil where all can.
+func blocked(changes []feature.Change) error {
+	var errs []error
+	for _, c := range changes {
+		if c.Blocked != "" {
+			errs = append(errs, fmt.Errorf("%s %s: %s", c.Kind, c.Name, c.Blocked))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// apply brings the tables to the project's definitions and records those. A change that can't be applied stops it before
+// anything is done. Histories are derived anew before the definitions are recorded: where it ends between, the same again goes on.
+func (a *app) apply(ctx context.Context, p *feature.Project, l *lake.Lake) ([]feature.Change, error) {
 	definitions, changes, revision, err := plan(ctx, p, l)
 	if err != nil || len(changes) == 0 {
 		return nil, err
 	}
-	var blocked []error
-	for _, c := range changes {
-		if c.Blocked != "" {
-			blocked = append(blocked, fmt.Errorf("%s %s: %s", c.Kind, c.Name, c.Blocked))
-		}
-	}
-	if len(blocked) > 0 {
-		return nil, fmt.Errorf("nothing was applied: %w", errors.Join(blocked...))
+	if err := blocked(changes); err != nil {
+		return nil, fmt.Errorf("nothing was applied: %w", err)
 	}
 	for _, s := range p.Streams {
 		if err := l.CreateStream(ctx, s); err != nil {
 			return nil, err
 		}
 	}
-	return changes, definitions.Apply(ctx, changes, p.Definitions(), revision+1, now)
+	for _, c := range changes {
+		if !c.Rebuilds {
+			continue
+		}
+		a.say("deriving the history of %s anew; until that is done it is what it was", c.Name)
+		if _, err := a.rebuildStream(ctx, p, l, p.Stream(c.Name)); err != nil {
+			return nil, err
+		}
+	}
+	return changes, definitions.Apply(ctx, changes, p.Definitions(), revision+1, a.now().UnixMicro())
+}
+
+// keepViews keeps the views of what is current also where no definition has changed: an older loam made none. A catalog
+// without views is told, and is no error.
+func (a *app) keepViews(ctx context.Context, p *feature.Project, l *lake.Lake) error {
+	for _, s := range p.Streams {
+		err := l.KeepView(ctx, s)
+		if errors.Is(err, lake.ErrNoViews) {
+			a.say("the catalog has no views: %s is not made, nor are those of other streams", l.TableName(lake.CurrentName(s.Name)))
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ensureApplied applies the definitions of a project that never had any, and refuses to work by others than those that
 // were applied.
 func (a *app) ensureApplied(ctx context.Context, p *feature.Project, l *lake.Lake) error {
-	_, changes, revision, err := plan(ctx, p, l)
+	_, err := a.applied(ctx, p, l)
+	return err
+}
+
+// applied is ensureApplied, and gives the table of definitions, by which later ones are noticed.
+func (a *app) applied(ctx context.Context, p *feature.Project, l *lake.Lake) (*lake.Definitions, error) {
+	definitions, changes, revision, err := plan(ctx, p, l)
 	if err != nil || len(changes) == 0 {
-		return err
+		return definitions, err
+	}
+	if err := blocked(changes); err != nil {
+		return nil, fmt.Errorf("the project folder has what can't be applied: %w", err)
 	}
 	if revision > 0 {
 		names := make([]string, len(changes))
+		rebuilds := false
 		for i, c := range changes {
 			names[i] = fmt.Sprintf("%s %s", c.Kind, c.Name)
+			rebuilds = rebuilds || c.Rebuilds
 		}
-		return fmt.Errorf("the project folder differs from what was applied (%s): see `loam plan`, then `loam apply`", strings.Join(names, ", "))
+		err := fmt.Errorf("the project folder differs from what was applied (%s): see `loam plan`, then `loam apply`", strings.Join(names, ", "))
+		if rebuilds {
+			return nil, rebuilding{err}
+		}
+		return nil, err
 	}
-	if _, err := apply(ctx, p, l, a.now().UnixMicro()); err != nil {
-		return err
+	if _, err := a.apply(ctx, p, l); err != nil {
+		return nil, err
 	}
 	a.say("applied the definitions of %s: %s, %s", p.Name, count(int64(len(p.Streams)), "stream"), count(int64(len(p.Views)), "feature view"))
-	return nil
+	definitions, _, _, err = plan(ctx, p, l)
+	return definitions, err
 }
+
+// rebuilding is the error of a folder that differs from what was applied in what derives a history anew: somebody may be at it.
+type rebuilding struct{ error }
 
 func (a *app) printChanges(changes []feature.Change) error {
 	if changes == nil {

@@ -18,23 +18,36 @@ import (
 )
 
 func (a *app) backfillCommand() *cobra.Command {
-	var stream string
-	var noOnline bool
+	var o backfillOptions
 	c := &cobra.Command{
 		Use:   "backfill FILE...",
 		Short: "Take files in: .jsonl, .jsonl.gz, .csv, .parquet",
 		Long: `backfill takes files through the same checks as topics, into the lake and the online store. Without --stream each event
 goes to the stream of its event_type. A file is known by its content: taking it twice, renamed or not, changes nothing, and
-one that was interrupted is taken on from where it was.`,
+one that was interrupted is taken on from where it was.
+
+For a stream with load: full all files of the command are one full extract: entities that existed at its time and have no row
+in it are deleted as of then, once all rows have been taken and none was refused.`,
 		Example: "  loam backfill events.jsonl.gz\n  loam backfill --stream contact contact.parquet",
 		Args:    arguments(1, -1, "name the files to take, such as events.jsonl.gz"),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.backfill(c.Context(), args, stream, noOnline)
+			return a.backfill(c.Context(), args, o)
 		},
 	}
-	c.Flags().StringVar(&stream, "stream", "", "the stream that every event or row belongs to")
-	c.Flags().BoolVar(&noOnline, "no-online", false, "leave the online store out; loam materialize brings it up to date")
+	c.Flags().StringVar(&o.stream, "stream", "", "the stream that every event or row belongs to")
+	c.Flags().BoolVar(&o.noOnline, "no-online", false, "leave the online store out; loam materialize brings it up to date")
+	c.Flags().StringVar(&o.extract.time, "extract-time", "", "when a full extract was taken, RFC 3339 (default: the greatest event time in it)")
+	c.Flags().BoolVar(&o.extract.dryRun, "dry-run", false, "tell what a full extract would delete, and take nothing")
+	c.Flags().BoolVar(&o.extract.allowDeletes, "allow-deletes", false, "let a full extract delete more than half of all entities")
+	c.Flags().BoolVar(&o.extract.allowEmpty, "allow-empty", false, "let a full extract without rows delete all entities")
 	return c
+}
+
+// backfillOptions are the flags of backfill.
+type backfillOptions struct {
+	stream   string
+	noOnline bool
+	extract  extractOptions
 }
 
 // Bounds of a micro-batch of a backfill.
@@ -43,20 +56,23 @@ const (
 	backfillBytes = 128 << 20
 )
 
-func (a *app) backfill(ctx context.Context, paths []string, only string, noOnline bool) error {
+func (a *app) backfill(ctx context.Context, paths []string, o backfillOptions) error {
 	p, l, err := a.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer l.Close()
 	b := &backfill{project: p, now: a.now, did: outcome{}}
-	if b.streams, b.only, err = backfillStreams(p, only); err != nil {
+	if b.streams, b.only, err = backfillStreams(p, o.stream); err != nil {
 		return err
 	}
 	// All files are looked at before anything of one is taken.
 	var files []ingest.File
 	for _, path := range paths {
 		f, err := ingest.StatFile(ctx, path)
+		if errors.Is(err, ingest.ErrEmptyFile) && o.extract.allowEmpty {
+			err = nil
+		}
 		if err != nil {
 			return err
 		}
@@ -65,6 +81,9 @@ func (a *app) backfill(ctx context.Context, paths []string, only string, noOnlin
 		}
 		files = append(files, f)
 	}
+	if b.full, err = newFullExtract(b.only, files, o.extract, a.now()); err != nil {
+		return err
+	}
 	if err := a.ensureApplied(ctx, p, l); err != nil {
 		return err
 	}
@@ -72,7 +91,10 @@ func (a *app) backfill(ctx context.Context, paths []string, only string, noOnlin
 		return err
 	}
 	defer b.line.close()
-	if !noOnline {
+	if err := b.line.openTopics(ctx, p); err != nil {
+		return err
+	}
+	if !o.noOnline && !o.extract.dryRun {
 		store, err := openStore(ctx, p)
 		if err != nil {
 			return fmt.Errorf("%w; or take the files into the lake alone with --no-online", err)
@@ -89,7 +111,19 @@ func (a *app) backfill(ctx context.Context, paths []string, only string, noOnlin
 		}
 	}
 	begun := a.now()
+	if b.full != nil {
+		if err := b.full.begin(b.line); err != nil {
+			return err
+		}
+		files = b.full.files
+		if b.full.loaded && o.extract.time == "" {
+			a.say("the extract was loaded before; with --extract-time it is one of that time, too")
+		}
+	}
 	for _, f := range files {
+		if o.extract.dryRun {
+			break
+		}
 		bar := a.progress("backfill " + filepath.Base(f.Path))
 		err := b.take(ctx, f, func(done int64) {
 			bar.at(done, f.SizeBytes, number(b.read)+" events")
@@ -103,12 +137,24 @@ func (a *app) backfill(ctx context.Context, paths []string, only string, noOnlin
 			return fmt.Errorf("%w; what was taken before stays, and once this is mended the same command adds the rest", err)
 		}
 	}
-	return a.result(b.did.report(), func(w io.Writer) {
-		b.did.print(w)
+	var said *extractReport
+	if b.full != nil {
+		said, err = b.finish(ctx, l)
+	}
+	report := b.did.report()
+	report.Extract = said
+	failed := a.result(report, func(w io.Writer) {
+		if !o.extract.dryRun {
+			b.did.print(w)
+		}
+		if said != nil {
+			said.print(w)
+		}
 		if read := b.did.total().Read; read > 0 {
 			fmt.Fprintf(w, "  took %s\n", a.now().Sub(begun).Round(10*time.Millisecond))
 		}
 	})
+	return errors.Join(err, failed)
 }
 
 // backfillStreams are the streams that files may go to: the named one, or all whose events say what they are.
@@ -131,6 +177,7 @@ type backfill struct {
 	project *feature.Project
 	streams []*feature.Stream
 	only    *feature.Stream
+	full    *fullExtract // nil unless the files are one
 	line    *line
 	live    *online.Live // nil without an online store
 	now     func() time.Time
@@ -172,9 +219,14 @@ func (b *backfill) take(ctx context.Context, f ingest.File, progress func(bytes 
 		return err
 	}
 	defer source.Close()
+	refused, err := b.line.refusedBefore(ctx, &partition)
+	if err != nil {
+		return err
+	}
 	router := ingest.NewRouter(ingest.RouterOptions{
-		Streams: b.streams, Only: b.only, JobID: b.line.jobID, Dedups: b.line.dedups(),
-		Starts: func(stream string, _ feature.Partition) int64 { return starts[stream] },
+		Streams: b.streams, Only: b.only, JobID: b.line.jobID, Dedups: b.line.dedups(), Refused: refused,
+		Deletes: b.line.deletes(),
+		Starts:  func(stream string, _ feature.Partition) int64 { return starts[stream] },
 	})
 	for {
 		poll, err := source.Poll(ctx)
@@ -186,7 +238,7 @@ func (b *backfill) take(ctx context.Context, f ingest.File, progress func(bytes 
 		b.add(router, poll.Records, now)
 		var ends []ingest.End
 		if poll.Done {
-			ends = []ingest.End{{Partition: partition, At: now, Done: true, Idle: true}}
+			ends = []ingest.End{{Partition: partition, At: now, Done: b.full == nil || b.full.behind != partition, Idle: true}}
 		}
 		if rows, size := router.Pending(); rows < backfillRows && size < backfillBytes && !poll.Done {
 			continue

@@ -14,6 +14,7 @@ import (
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/internal/simulate"
+	"github.com/loamdata/loam/lake"
 	"github.com/loamdata/loam/sql"
 )
 
@@ -79,11 +80,11 @@ func (a *app) demo(ctx context.Context, dir string, contacts int) error {
 		return err
 	}
 	show("They are taken in: checked, deduplicated, kept as SCD2 history in Iceberg", "backfill events/events.jsonl")
-	if err := a.backfill(ctx, []string{filepath.Join(dir, "events", "events.jsonl")}, "", false); err != nil {
+	if err := a.backfill(ctx, []string{filepath.Join(dir, "events", "events.jsonl")}, backfillOptions{}); err != nil {
 		return err
 	}
 	show("What was refused is kept, with the reason", "dlq list --limit 4")
-	if err := a.listLetters(ctx, "", "", 4); err != nil {
+	if err := a.listLetters(ctx, letterFilter{}, lake.Waiting, 4); err != nil {
 		return err
 	}
 	key, err := a.eventful(ctx)

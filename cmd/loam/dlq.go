@@ -22,31 +22,84 @@ import (
 func (a *app) dlqCommand() *cobra.Command {
 	return a.parent(&cobra.Command{
 		Use:     "dlq",
-		Short:   "Look at dead letters: refused events",
+		Short:   "Look at dead letters, refused events, and take them again",
 		Example: "  loam dlq list\n  loam dlq list --reason bad_value --limit 20\n  loam dlq show file:3f2a/0@117",
-	}, a.dlqListCommand(), a.dlqShowCommand())
+	}, a.dlqListCommand(), a.dlqShowCommand(), a.dlqExportCommand(), a.dlqRedriveCommand())
+}
+
+// letterFilter chooses dead letters.
+type letterFilter struct {
+	stream, reason, since string
+	redriven              bool // those that were taken again, not those that wait
+}
+
+func (f *letterFilter) flags(c *cobra.Command) {
+	c.Flags().StringVar(&f.stream, "stream", "", "only those of this stream")
+	c.Flags().StringVar(&f.reason, "reason", "", "only those with this reason")
+	c.Flags().StringVar(&f.since, "since", "", "only those refused since then: RFC 3339, a date, or how long ago, such as 7d")
+}
+
+// condition is what holds of the letters' rows, as of now.
+func (f *letterFilter) condition(now time.Time) (sql.Fragment, error) {
+	condition := lake.Waiting
+	if f.redriven {
+		condition = "NOT " + lake.Waiting
+	}
+	if f.stream != "" {
+		condition += " AND stream = " + sql.Literal(f.stream)
+	}
+	if f.reason != "" {
+		if !slices.Contains(feature.Reasons, feature.Reason(f.reason)) {
+			return "", misused("--reason %q is none; there are %s", f.reason, reasonsText())
+		}
+		condition += " AND reason = " + sql.Literal(f.reason)
+	}
+	if f.since != "" {
+		since, err := parseSince(f.since, now)
+		if err != nil {
+			return "", err
+		}
+		condition += sql.Fragment(fmt.Sprintf(" AND recorded_at >= make_timestamptz(%d)", since.UnixMicro()))
+	}
+	return condition, nil
+}
+
+// parseSince reads a time, a date in UTC, or how long before now.
+func parseSince(text string, now time.Time) (time.Time, error) {
+	if at, err := time.Parse(time.RFC3339Nano, text); err == nil {
+		return at, nil
+	}
+	if at, err := time.Parse(time.DateOnly, text); err == nil {
+		return at, nil
+	}
+	if ago, err := feature.ParseDuration(text); err == nil {
+		return now.Add(-ago), nil
+	}
+	return time.Time{}, misused("--since %q is no time: write 2026-11-01T00:00:00Z, 2026-11-01, or how long ago, such as 12h or 7d", text)
 }
 
 func (a *app) dlqListCommand() *cobra.Command {
-	var stream, reason string
+	var filter letterFilter
 	var limit int
 	c := &cobra.Command{
 		Use:     "list",
 		Short:   "List dead letters, and how many there are by reason",
+		Long:    "list shows the dead letters that wait, and with --redriven those that were taken again since.",
 		Example: "  loam dlq list\n  loam dlq list --stream contact --reason bad_value --limit 20",
 		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if limit < 0 {
 				return misused("--limit is at least 0, not %d", limit)
 			}
-			if reason != "" && !slices.Contains(feature.Reasons, feature.Reason(reason)) {
-				return misused("--reason %q is none; there are %s", reason, reasonsText())
+			condition, err := filter.condition(a.now())
+			if err != nil {
+				return err
 			}
-			return a.listLetters(c.Context(), stream, reason, limit)
+			return a.listLetters(c.Context(), filter, condition, limit)
 		},
 	}
-	c.Flags().StringVar(&stream, "stream", "", "only those of this stream")
-	c.Flags().StringVar(&reason, "reason", "", "only those with this reason")
+	filter.flags(c)
+	c.Flags().BoolVar(&filter.redriven, "redriven", false, "those that were taken again")
 	c.Flags().IntVar(&limit, "limit", 10, "how many to list")
 	return c
 }
@@ -77,7 +130,25 @@ type letter struct {
 	RecordedAt time.Time `json:"recorded_at"`
 	Key        *string   `json:"record_key,omitempty"`
 	Body       *string   `json:"body,omitempty"`
-	Base64     bool      `json:"base64,omitempty"` // key and body are not text
+	Base64     bool      `json:"base64,omitempty"` // key, body and the values of headers are not text
+	Headers    []header  `json:"headers,omitempty"`
+	Redriven   *redriven `json:"redriven,omitempty"`
+}
+
+// header is a header of a Kafka record.
+type header struct {
+	Key   string  `json:"key"`
+	Value *string `json:"value"`
+}
+
+// redriven says what became of a dead letter that was taken again.
+type redriven struct {
+	Outcome  feature.Outcome `json:"outcome"`
+	Stream   string          `json:"stream,omitempty"`
+	At       time.Time       `json:"at"`
+	By       string          `json:"by"`
+	JobID    string          `json:"job_id"`
+	Repaired bool            `json:"repaired"`
 }
 
 func letterOf(l feature.DeadLetter, whole bool) letter {
@@ -85,10 +156,16 @@ func letterOf(l feature.DeadLetter, whole bool) letter {
 		Position: l.Position.String(), Stream: l.Stream, Reason: string(l.Reason), Detail: l.Detail,
 		RecordedAt: time.UnixMicro(l.RecordedAt).UTC(),
 	}
+	if r := l.Redriven; r != nil {
+		out.Redriven = &redriven{r.Outcome, r.Stream, time.UnixMicro(r.At).UTC(), r.By, r.JobID, r.Repaired}
+	}
 	if !whole {
 		return out
 	}
 	out.Base64 = !utf8.Valid(l.Body) || !utf8.Valid(l.RecordKey)
+	for _, h := range l.Headers {
+		out.Base64 = out.Base64 || !utf8.Valid(h.Value)
+	}
 	text := func(b []byte) *string {
 		if b == nil {
 			return nil
@@ -100,6 +177,9 @@ func letterOf(l feature.DeadLetter, whole bool) letter {
 		return &s
 	}
 	out.Key, out.Body = text(l.RecordKey), text(l.Body)
+	for _, h := range l.Headers {
+		out.Headers = append(out.Headers, header{h.Key, text(h.Value)})
+	}
 	return out
 }
 
@@ -110,9 +190,9 @@ type reasonCount struct {
 	Letters int64  `json:"letters"`
 }
 
-func (a *app) listLetters(ctx context.Context, stream, reason string, limit int) error {
+func (a *app) listLetters(ctx context.Context, filter letterFilter, condition sql.Fragment, limit int) error {
 	return a.withLetters(ctx, func(p *feature.Project, letters *lake.DeadLetters, db *sql.DB) error {
-		return a.printLetters(ctx, p, letters, db, stream, reason, limit)
+		return a.printLetters(ctx, p, letters, db, filter, condition, limit)
 	})
 }
 
@@ -135,19 +215,12 @@ func (a *app) withLetters(ctx context.Context, use func(*feature.Project, *lake.
 	return use(p, letters, db)
 }
 
-func (a *app) printLetters(ctx context.Context, p *feature.Project, letters *lake.DeadLetters, db *sql.DB, stream, reason string, limit int) error {
-	condition := sql.Fragment("true")
-	if stream != "" {
-		condition += " AND stream = " + sql.Literal(stream)
-	}
-	if reason != "" {
-		condition += " AND reason = " + sql.Literal(reason)
-	}
+func (a *app) printLetters(ctx context.Context, p *feature.Project, letters *lake.DeadLetters, db *sql.DB, filter letterFilter, condition sql.Fragment, limit int) error {
 	result := struct {
 		Reasons []reasonCount `json:"reasons"`
 		Letters []letter      `json:"letters"`
 	}{[]reasonCount{}, []letter{}}
-	err := letters.Each(ctx, db, condition, limit, func(d feature.DeadLetter) error {
+	err := letters.Each(ctx, db, condition, lake.NewestFirst, limit, func(d feature.DeadLetter) error {
 		result.Letters = append(result.Letters, letterOf(d, false))
 		return nil
 	})
@@ -172,14 +245,18 @@ func (a *app) printLetters(ctx context.Context, p *feature.Project, letters *lak
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("count dead letters: %w", err)
 	}
-	if stream != "" && total == 0 { // a stream that is gone may still have some
-		if _, err := streamOf(p, stream); err != nil {
+	if filter.stream != "" && total == 0 { // a stream that is gone may still have some
+		if _, err := streamOf(p, filter.stream); err != nil {
 			return err
 		}
 	}
 	return a.result(result, func(w io.Writer) {
 		if total == 0 {
-			fmt.Fprintln(w, "no dead letters")
+			if filter.redriven {
+				fmt.Fprintln(w, "no dead letters that were taken again")
+			} else {
+				fmt.Fprintln(w, "no dead letters")
+			}
 			return
 		}
 		cells := [][]string{{"stream", "reason", ">letters"}}
@@ -192,8 +269,15 @@ func (a *app) printLetters(ctx context.Context, p *feature.Project, letters *lak
 		}
 		fmt.Fprintf(w, "\nthe newest %d of %s:\n", len(result.Letters), number(total))
 		cells = [][]string{{"position", "stream", "reason", "detail"}}
+		if filter.redriven {
+			cells[0] = append(cells[0], "outcome", "by", "at")
+		}
 		for _, d := range result.Letters {
-			cells = append(cells, []string{shortPosition(d.Position), streamText(d.Stream), d.Reason, d.Detail})
+			row := []string{shortPosition(d.Position), streamText(d.Stream), d.Reason, d.Detail}
+			if filter.redriven {
+				row = append(row, string(d.Redriven.Outcome), d.Redriven.By, moment(d.Redriven.At.UnixMicro()))
+			}
+			cells = append(cells, row)
 		}
 		table(w, cells)
 	})
@@ -215,15 +299,20 @@ func streamText(stream string) string {
 	return stream
 }
 
-func (a *app) showLetter(ctx context.Context, p feature.Position) error {
-	var found []letter
+// atPosition is the condition that a letter stands at a position; a file's hash may be cut.
+func atPosition(p feature.Position) sql.Fragment {
 	topic := "topic = " + string(sql.Literal(p.Topic))
 	if strings.HasPrefix(p.Topic, feature.FileTopicPrefix) {
-		topic = fmt.Sprintf("starts_with(topic, %s)", sql.Literal(p.Topic)) // the hash may be cut
+		topic = fmt.Sprintf("starts_with(topic, %s)", sql.Literal(p.Topic))
 	}
-	condition := sql.Fragment(fmt.Sprintf(`%s AND "partition" = %d AND "offset" = %d`, topic, p.Partition, p.Offset))
+	return sql.Fragment(fmt.Sprintf(`%s AND "partition" = %d AND "offset" = %d`, topic, p.Partition, p.Offset))
+}
+
+func (a *app) showLetter(ctx context.Context, p feature.Position) error {
+	var found []letter
+	condition := atPosition(p)
 	err := a.withLetters(ctx, func(_ *feature.Project, letters *lake.DeadLetters, db *sql.DB) error {
-		return letters.Each(ctx, db, condition, 2, func(d feature.DeadLetter) error {
+		return letters.Each(ctx, db, condition, lake.NewestFirst, 2, func(d feature.DeadLetter) error {
 			found = append(found, letterOf(d, true))
 			return nil
 		})
@@ -245,11 +334,28 @@ func (a *app) showLetter(ctx context.Context, p feature.Position) error {
 func printLetter(w io.Writer, l letter) {
 	fmt.Fprintf(w, "position     %s\nstream       %s\nreason       %s\ndetail       %s\nrecorded at  %s\n",
 		l.Position, streamText(l.Stream), l.Reason, l.Detail, l.RecordedAt.Format(time.RFC3339Nano))
-	if l.Key != nil {
-		fmt.Fprintf(w, "record key   %s\n", *l.Key)
+	if r := l.Redriven; r != nil {
+		fmt.Fprintf(w, "taken again  %s, by %s at %s", r.Outcome, r.By, r.At.Format(time.RFC3339Nano))
+		if r.Repaired {
+			fmt.Fprint(w, ", repaired")
+		}
+		if r.Stream != l.Stream {
+			fmt.Fprintf(w, ", as %s", streamText(r.Stream))
+		}
+		fmt.Fprintln(w)
 	}
 	if l.Base64 {
 		fmt.Fprintln(w, "what follows is not text, and is written in base64")
+	}
+	if l.Key != nil {
+		fmt.Fprintf(w, "record key   %s\n", *l.Key)
+	}
+	for _, h := range l.Headers {
+		value := "(null)"
+		if h.Value != nil {
+			value = *h.Value
+		}
+		fmt.Fprintf(w, "header       %s: %s\n", plain(h.Key), plain(value))
 	}
 	if l.Body == nil {
 		return

@@ -129,7 +129,7 @@ func untilInterrupted(t *testing.T, c *exec.Cmd) {
 }
 
 // prepared makes the project folder that the examples are run in. Its files hold what the examples name: a malformed event at
-// line 117 of the topic contact.v1 and of a file whose hash begins with 3f2a.
+// line 117 of the topic contact.v1 and of a file whose hash begins with 3f2a; and a schema of contact.
 func prepared(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "crm")
@@ -176,7 +176,19 @@ func prepared(t *testing.T) string {
 	if err := os.WriteFile(filepath.Join(dir, "old.jsonl"), []byte(lines.String()+last), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	const avro = `{"type": "record", "name": "Event", "fields": [{"name": "envelope", "type": {"type": "record", "name": "Envelope", "fields": [
+		{"name": "event_id", "type": "string"}, {"name": "event_type", "type": "string"}, {"name": "source", "type": "string"},
+		{"name": "occurred_at", "type": {"type": "long", "logicalType": "timestamp-millis"}}, {"name": "delivery_attempt", "type": "int"},
+		{"name": "schema_version", "type": "string"}]}}, {"name": "payload", "type": {"type": "record", "name": "Contact", "fields": [
+		{"name": "contact_id", "type": "string"}]}}]}`
+	if err := os.WriteFile(filepath.Join(dir, "contact.avsc"), []byte(avro), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	loam("backfill", "old.jsonl")
 	loam("run", "--until-end")
+	repaired := fmt.Sprintf(`{"position": "contact.v1/0@117", "body": %s}`, strings.TrimSpace(change(999, "mended", "lead")))
+	if err := os.WriteFile(filepath.Join(dir, "repaired.jsonl"), []byte(repaired), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	return dir
 }

@@ -21,10 +21,14 @@ const idsResident = 1 << 20
 // streamMemoryBytes bounds the memory of a stream's DuckDB, which reads what late changes touch.
 const streamMemoryBytes = 2 << 30
 
+// indexMemoryBytes bounds what a history's open versions take of the heap; more of them stand in a file.
+const indexMemoryBytes = 4 << 30
+
 // line is what run and backfill put batches through: the streams' tables, and the dead letters before them.
 type line struct {
 	lake    *lake.Lake
 	letters *lake.DeadLetters
+	topics  *ingest.Letters // of dead letters, nil where no stream has one
 	streams map[string]*openStream
 	jobID   string
 }
@@ -39,6 +43,8 @@ type openStream struct {
 	ids    sync.Mutex
 	dedup  *ingest.Dedup
 	known  int64 // head of the log all of whose identities dedup knows
+	// deletes evaluates the stream's delete_when for whoever holds ids; nil where it has none.
+	deletes *sql.Condition
 }
 
 // routed is a batch, and the log's head of which its maker knew all identities.
@@ -54,12 +60,17 @@ func openLine(ctx context.Context, p *feature.Project, l *lake.Lake, streams []*
 		return nil, err
 	}
 	for _, def := range streams {
-		s, err := l.OpenStream(ctx, def, lake.StreamOptions{MemoryBytes: streamMemoryBytes, TempDir: tempDir(p)})
+		s, err := l.OpenStream(ctx, def, lake.StreamOptions{MemoryBytes: streamMemoryBytes, TempDir: tempDir(p), IndexBytes: indexMemoryBytes})
 		if err != nil {
 			return nil, errors.Join(err, n.close())
 		}
 		o := &openStream{def: def, lake: s}
 		n.streams[def.Name] = o
+		if def.DeleteWhen != "" {
+			if o.deletes, err = sql.OpenCondition(ctx, def.DeleteWhen, def.DeleteReads); err != nil {
+				return nil, errors.Join(err, n.close())
+			}
+		}
 		if err := o.fill(ctx); err != nil {
 			return nil, errors.Join(err, n.close())
 		}
@@ -93,10 +104,60 @@ func (o *openStream) offsets() (lake.Offsets, error) {
 	return o.lake.Offsets()
 }
 
+// openTopics connects to the brokers where a stream has a topic for its dead letters.
+func (n *line) openTopics(ctx context.Context, p *feature.Project) error {
+	var topics []string
+	for _, o := range n.all() {
+		if o.def.DeadLetterTopic != "" && !slices.Contains(topics, o.def.DeadLetterTopic) {
+			topics = append(topics, o.def.DeadLetterTopic)
+		}
+	}
+	if len(topics) == 0 {
+		return nil
+	}
+	access, err := ingest.AccessOf(p.Broker, p.Dir)
+	if err != nil {
+		return err
+	}
+	n.topics, err = ingest.OpenLetters(ctx, ingest.KafkaOptions{Seeds: p.Broker.Seeds, Access: access}, topics)
+	return err
+}
+
+// produce gives the letters that aren't kept yet to the topics of their streams. It comes before they are kept, and before any offset
+// moves, so that a letter may come to its topic twice, and never not at all.
+func (n *line) produce(ctx context.Context, letters []feature.DeadLetter) error {
+	offsets, err := n.letters.Offsets()
+	if err != nil {
+		return err
+	}
+	byTopic := map[string][]feature.DeadLetter{}
+	for _, l := range letters {
+		o := n.streams[l.Stream]
+		if o == nil || o.def.DeadLetterTopic == "" {
+			continue
+		}
+		if at, _ := offsets.Of(feature.Partition{Topic: l.Topic, Index: l.Partition}); l.Offset >= at.Next {
+			byTopic[o.def.DeadLetterTopic] = append(byTopic[o.def.DeadLetterTopic], l)
+		}
+	}
+	for _, topic := range slices.Sorted(maps.Keys(byTopic)) {
+		if err := n.topics.Produce(ctx, topic, byTopic[topic]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (n *line) close() error {
 	var errs []error
+	if n.topics != nil {
+		errs = append(errs, n.topics.Close())
+	}
 	for _, o := range n.streams {
 		errs = append(errs, o.lake.Close())
+		if o.deletes != nil {
+			errs = append(errs, o.deletes.Close())
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -135,6 +196,17 @@ func (n *line) dedups() map[string]*ingest.Dedup {
 	return dedups
 }
 
+// deletes are what the streams' routers tell deletes by, of the streams that have a delete_when.
+func (n *line) deletes() map[string]ingest.Condition {
+	deletes := map[string]ingest.Condition{}
+	for name, o := range n.streams {
+		if o.deletes != nil {
+			deletes[name] = o.deletes.True
+		}
+	}
+	return deletes
+}
+
 // outcome is what commits did, by stream; events of no stream are under "".
 type outcome map[string]*streamOutcome
 
@@ -170,8 +242,20 @@ func (n *line) commit(ctx context.Context, batches []routed, did outcome) error 
 		spans = append(spans, b.Spans...)
 	}
 	if len(letters) > 0 {
+		// Dead letters of a stream that was rewound meanwhile would hide those that are found when it is read again.
+		for _, b := range batches {
+			if b.Stream == nil {
+				continue
+			}
+			if err := n.streams[b.Stream.Name].check(ctx); err != nil {
+				return err
+			}
+		}
 		strays, err := n.newStrays(letters)
 		if err != nil {
+			return err
+		}
+		if err := n.produce(ctx, letters); err != nil {
 			return err
 		}
 		if err := n.letters.Commit(ctx, letters, spans, n.jobID); err != nil {
@@ -202,28 +286,41 @@ func (n *line) newStrays(letters []feature.DeadLetter) (int64, error) {
 	return strays, nil
 }
 
+func (o *openStream) check(ctx context.Context) error {
+	o.tables.Lock()
+	defer o.tables.Unlock()
+	return o.lake.Check(ctx)
+}
+
 func (o *openStream) commit(ctx context.Context, b routed, did *streamOutcome) error {
 	o.tables.Lock()
 	r, err := o.lake.Commit(ctx, b.Batch, b.known)
 	head := o.lake.Head()
 	o.tables.Unlock()
+	if r.Logged {
+		for _, s := range b.Spans {
+			did.Counts.Add(s.Counts)
+		}
+		did.Late += b.Late
+		did.Result.Add(r)
+	}
 	if errors.Is(err, lake.ErrFenced) {
 		return fmt.Errorf("%w; another loam run or backfill reads the same: end one of them, this one has written nothing twice", err)
 	} else if err != nil {
 		return err
 	}
+	o.tell(r.Foreign, head)
+	return nil
+}
+
+// tell has the reader know what others have committed, up to a head of the log.
+func (o *openStream) tell(foreign []lake.Accepted, head int64) {
 	o.ids.Lock()
-	for _, f := range r.Foreign {
+	defer o.ids.Unlock()
+	for _, f := range foreign {
 		o.dedup.Remember(f.Identity, f.Position)
 	}
 	o.known = head
-	o.ids.Unlock()
-	for _, s := range b.Spans {
-		did.Counts.Add(s.Counts)
-	}
-	did.Late += b.Late
-	did.Result.Add(r)
-	return nil
 }
 
 // mergeByStream makes one batch a stream, by the streams' names; batches of no stream are left out.
@@ -270,33 +367,47 @@ func merge(batches []routed) routed {
 	return all
 }
 
-// refusedBefore are positions of live topics that were refused for being in the future and that the log has not passed:
-// a replay refuses them again, though their time may have come.
-func (n *line) refusedBefore(ctx context.Context) (map[feature.Position]bool, error) {
+// refusedBefore are positions of a partition, or of the live topics where that is nil, that are dead letters and that their
+// streams' logs have not passed: dead letters are committed first, and a process may end before the log is. A replay refuses
+// them again, though their time may have come, or a definition may have become wider since.
+func (n *line) refusedBefore(ctx context.Context, only *feature.Partition) (map[feature.Position]feature.Reason, error) {
+	letters, err := n.letters.Offsets()
+	if err != nil {
+		return nil, err
+	}
+	ends := map[feature.Partition]int64{}
+	if only != nil {
+		at, _ := letters.Of(*only)
+		ends[*only] = at.Next
+	} else {
+		for p, at := range letters.Partitions {
+			ends[p] = at.Next
+		}
+	}
+	var ahead []sql.Fragment
+	for name, o := range n.streams {
+		at, err := o.offsets()
+		if err != nil {
+			return nil, err
+		}
+		for p, end := range ends {
+			if next, _ := at.Of(p); next.Next < end && (only != nil || p.Topic == o.def.Topic) {
+				ahead = append(ahead, sql.Fragment(fmt.Sprintf(`(stream = %s AND topic = %s AND "partition" = %d AND "offset" >= %d)`,
+					sql.Literal(name), sql.Literal(p.Topic), p.Index, next.Next)))
+			}
+		}
+	}
+	refused := map[feature.Position]feature.Reason{}
+	if len(ahead) == 0 {
+		return refused, nil
+	}
 	db, err := sql.Open(ctx, sql.Options{Files: true, Threads: 1})
 	if err != nil {
 		return nil, err
 	}
 	defer db.Close()
-	refused := map[feature.Position]bool{}
-	condition := sql.Fragment("reason = " + string(sql.Literal(string(feature.FutureEventTime))) + " AND topic_live(topic)")
-	offsets := map[string]lake.Offsets{}
-	err = n.letters.Each(ctx, db, condition, idsResident, func(l feature.DeadLetter) error {
-		o := n.streams[l.Stream]
-		if o == nil {
-			return nil
-		}
-		if _, known := offsets[l.Stream]; !known {
-			at, err := o.offsets()
-			if err != nil {
-				return err
-			}
-			offsets[l.Stream] = at
-		}
-		at := offsets[l.Stream]
-		if next, _ := at.Of(feature.Partition{Topic: l.Topic, Index: l.Partition}); l.Offset >= next.Next {
-			refused[l.Position] = true
-		}
+	err = n.letters.Each(ctx, db, sql.Join(" OR ", ahead), lake.NewestFirst, idsResident, func(l feature.DeadLetter) error {
+		refused[l.Position] = l.Reason
 		return nil
 	})
 	return refused, err

@@ -31,7 +31,7 @@ func TestOnlineLoopGivesUp(t *testing.T) {
 	said := make(chan string, 100)
 	clock := time.Unix(0, 0)
 	o := &onlineLoop{
-		queue: newQueue(100, 0, true), store: store, live: live, worker: "test", once: true,
+		queue: newQueue(rows(100), amount{}, true), store: store, live: live, worker: "test", once: true,
 		now: func() time.Time {
 			clock = clock.Add(drainMax / 2)
 			return clock

@@ -8,23 +8,42 @@ import (
 	"github.com/loamdata/loam/feature"
 )
 
-// queue holds batches between the readers and one consumer, bounded in rows. Batches that are put in are retained for it;
-// whoever takes them releases them.
+// amount is how much some batches are: rows, refused ones among them, and bytes of memory.
+type amount struct{ rows, bytes int64 }
+
+func (a amount) plus(b amount) amount { return amount{a.rows + b.rows, a.bytes + b.bytes} }
+
+// amountOf counts the buffers of a batch, and the bytes of records that were refused.
+func amountOf(b routed) amount {
+	a := amount{rows: b.NumRows() + int64(len(b.Refused))}
+	for _, r := range b.Rows {
+		for _, c := range r.Columns() {
+			a.bytes += int64(c.Data().SizeInBytes())
+		}
+	}
+	for _, l := range b.Refused {
+		a.bytes += int64(len(l.Body) + len(l.RecordKey))
+	}
+	return a
+}
+
+// queue holds batches between the readers and one consumer, bounded in rows and bytes. Batches that are put in are retained for
+// it; whoever takes them releases them.
 type queue struct {
-	mu      sync.Mutex
-	items   []routed
-	rows    int64
-	rowsMax int64
-	enough  int64 // rows for which its consumer is woken
-	// spill says what happens beyond the bound: the rows of all that waits are dropped, or the reader is made to wait.
+	mu     sync.Mutex
+	items  []routed
+	held   amount
+	most   amount
+	enough amount // for which its consumer is woken, as soon as there are so many rows or so many bytes
+	// spill says what happens beyond the most: the rows of all that waits are dropped, or the reader is made to wait.
 	spill  bool
 	closed bool
 	ready  chan struct{} // has a token when enough is there, a reader waits, or the queue was closed
 	room   chan struct{} // has a token when something was taken
 }
 
-func newQueue(rowsMax, enough int64, spill bool) *queue {
-	return &queue{rowsMax: rowsMax, enough: enough, spill: spill, ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+func newQueue(most, enough amount, spill bool) *queue {
+	return &queue{most: most, enough: enough, spill: spill, ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 }
 
 // token puts a token into a channel that holds one.
@@ -37,10 +56,11 @@ func token(c chan struct{}) {
 
 // put adds a batch, and waits for room where the queue doesn't spill.
 func (q *queue) put(ctx context.Context, b routed) error {
-	n := b.NumRows() + int64(len(b.Refused))
+	size := amountOf(b)
 	for {
 		q.mu.Lock()
-		if q.rows+n > q.rowsMax && len(q.items) > 0 {
+		with := q.held.plus(size)
+		if (with.rows > q.most.rows || with.bytes > q.most.bytes) && len(q.items) > 0 {
 			if !q.spill {
 				token(q.ready)
 				q.mu.Unlock()
@@ -52,13 +72,14 @@ func (q *queue) put(ctx context.Context, b routed) error {
 				continue
 			}
 			q.drop()
+			with = size
 		}
 		for _, r := range b.Rows {
 			r.Retain()
 		}
 		q.items = append(q.items, b.copy())
-		q.rows += n
-		if q.rows >= q.enough {
+		q.held = with
+		if with.rows >= q.enough.rows || with.bytes >= q.enough.bytes {
 			token(q.ready)
 		}
 		q.mu.Unlock()
@@ -77,7 +98,7 @@ func (b routed) copy() routed {
 func (q *queue) drop() {
 	release(q.items)
 	merged := mergeByStream(q.items)
-	q.items, q.rows = nil, 0
+	q.items, q.held = nil, amount{}
 	for _, b := range merged {
 		for i, s := range b.Spans {
 			b.Spans[i] = feature.Span{Partition: s.Partition, TopicID: s.TopicID, From: s.To, To: s.To}
@@ -97,7 +118,7 @@ func (q *queue) take(wait time.Duration) (items []routed, last bool) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	items, q.items, q.rows = q.items, nil, 0
+	items, q.items, q.held = q.items, nil, amount{}
 	if q.closed {
 		token(q.ready)
 	}

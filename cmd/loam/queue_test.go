@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -45,6 +46,9 @@ func put(t *testing.T, q *queue, b routed) {
 	b.Release()
 }
 
+// rows are so many rows of any size.
+func rows(n int64) amount { return amount{n, math.MaxInt64} }
+
 func rowsOf(items []routed) (n int64) {
 	for _, b := range items {
 		n += b.NumRows()
@@ -55,7 +59,7 @@ func rowsOf(items []routed) (n int64) {
 func TestQueueHandsOverInOrder(t *testing.T) {
 	counted := memory.NewCheckedAllocator(memory.DefaultAllocator)
 	defer counted.AssertSize(t, 0)
-	q := newQueue(100, 20, false)
+	q := newQueue(rows(100), rows(20), false)
 	if items, last := q.take(time.Nanosecond); len(items) > 0 || last {
 		t.Errorf("an empty queue gives %d batches, last: %v", len(items), last)
 	}
@@ -80,7 +84,7 @@ func TestQueueHandsOverInOrder(t *testing.T) {
 
 // Whoever takes a batch may change its spans: the one who made it keeps its own.
 func TestQueueKeepsSpansApart(t *testing.T) {
-	q := newQueue(100, 0, false)
+	q := newQueue(rows(100), amount{}, false)
 	b := batchOf(memory.DefaultAllocator, queued, span(0, 0, 10))
 	put(t, q, b)
 	items, _ := q.take(time.Hour)
@@ -93,7 +97,7 @@ func TestQueueKeepsSpansApart(t *testing.T) {
 
 // A reader waits for room, without waiting for the consumer's time to be over; and no longer than its context.
 func TestQueueHoldsItsReaderUp(t *testing.T) {
-	q := newQueue(15, 1000, false)
+	q := newQueue(rows(15), rows(1000), false)
 	put(t, q, batchOf(memory.DefaultAllocator, queued, span(0, 0, 10)))
 	full, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -117,12 +121,38 @@ func TestQueueHoldsItsReaderUp(t *testing.T) {
 	}
 }
 
+// Few rows are enough, and too many, where they are large; and refused records count by their bytes.
+func TestQueueCountsBytes(t *testing.T) {
+	q := newQueue(amount{1000, 25_000}, amount{1000, 9000}, false)
+	if items, _ := q.take(time.Nanosecond); len(items) > 0 {
+		t.Fatal("an empty queue gives a batch")
+	}
+	large := routed{Batch: &feature.Batch{Stream: queued, Refused: []feature.DeadLetter{{Body: make([]byte, 10_000)}}}}
+	put(t, q, large)
+	if items, _ := q.take(time.Hour); len(items) != 1 {
+		t.Errorf("%d batches are taken, want the one that is large", len(items))
+	}
+	put(t, q, large)
+	put(t, q, batchOf(memory.DefaultAllocator, queued, span(0, 0, 900))) // 7200 bytes
+	full, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := q.put(full, large); !errors.Is(err, context.Canceled) {
+		t.Errorf("a queue with too many bytes takes more: %v", err)
+	}
+	items, _ := q.take(time.Hour)
+	if len(items) != 2 {
+		t.Errorf("%d batches are taken, want 2", len(items))
+	}
+	release(items)
+	put(t, q, large)
+}
+
 // A queue that spills drops rows, never what says up to where a partition was read.
 func TestQueueSpills(t *testing.T) {
 	counted := memory.NewCheckedAllocator(memory.DefaultAllocator)
 	defer counted.AssertSize(t, 0)
 	other := &feature.Stream{Name: "opportunity"}
-	q := newQueue(25, 0, true)
+	q := newQueue(rows(25), amount{}, true)
 	for _, b := range []routed{
 		batchOf(counted, queued, span(0, 0, 10), span(1, 5, 10)),
 		batchOf(counted, other, span(3, 0, 5)),

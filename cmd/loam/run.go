@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
 	"github.com/loamdata/loam/online"
 )
 
@@ -20,12 +21,13 @@ func (a *app) runCommand() *cobra.Command {
 	o := workerOptions{}
 	var streams []string
 	var onGap string
+	var megabytes int64
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "Take the topics in: lake and online store",
 		Long: `run reads every stream's topic, from the broker or from the folders .loam/topics/<topic>/<partition>.jsonl, writes the
 accepted events to the lake and the newest values to the online store, and goes on until it is ended. SIGTERM or Ctrl-C
-makes it commit what it has read first.`,
+makes it commit what it has read first. Where loam apply changes the definitions beside it, it goes on by the new ones.`,
 		Example: "  loam run\n  loam run --until-end               # take what is there, and end\n  loam run --stream contact --commit-every 10s",
 		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -34,9 +36,13 @@ makes it commit what it has read first.`,
 			default:
 				return misused("--on-gap is stop or earliest, not %q", onGap)
 			}
-			if o.commitEvery <= 0 || o.commitRows < 1 {
-				return misused("--commit-every is more than 0s and --commit-rows at least 1")
+			if o.maintainShare < 0 || o.maintainShare > 1 {
+				return misused("--maintain is a share between 0 and 1, not %g", o.maintainShare)
 			}
+			if o.commitEvery <= 0 || o.commitRows < 1 || megabytes < 1 || megabytes > commitMegabytesMax {
+				return misused("--commit-every is more than 0s, --commit-rows at least 1 and --commit-mb between 1 and %d", commitMegabytesMax)
+			}
+			o.commitBytes = megabytes << 20
 			o.earliestOnGap = onGap == "earliest"
 			return a.run(c.Context(), o, streams)
 		},
@@ -46,45 +52,78 @@ makes it commit what it has read first.`,
 	c.Flags().StringVar(&onGap, "on-gap", "stop", "where the broker has removed records that were not read: stop, or go on at the earliest")
 	c.Flags().DurationVar(&o.commitEvery, "commit-every", 2*time.Second, "commit to the lake at least so often")
 	c.Flags().Int64Var(&o.commitRows, "commit-rows", 100_000, "or as soon as so many events wait")
+	c.Flags().Int64Var(&megabytes, "commit-mb", 128, "or as soon as what waits takes so many MiB of memory; twice as much may wait")
+	c.Flags().Float64Var(&o.maintainShare, "maintain", 0.5, "share of one core's time that compaction beside may take; 0 leaves it to loam maintain")
 	return c
 }
 
 func (a *app) run(ctx context.Context, o workerOptions, names []string) error {
+	w := &worker{options: o, jobID: newJobID("run"), now: a.now, say: a.say, did: outcome{}}
+	if !o.untilEnd {
+		tell, stop := context.WithCancel(ctx)
+		defer stop()
+		go w.tell(tell, tellEvery)
+	}
+	err := a.work(ctx, w, names)
+	for errors.Is(err, errRedefined) && ctx.Err() == nil {
+		if errors.Is(err, lake.ErrRewound) {
+			a.say("a stream was rewound: going on from where it stands")
+		} else {
+			a.say("the definitions have changed: going on by the new ones")
+		}
+		if err = a.awaitApplied(ctx); err == nil {
+			err = a.work(ctx, w, names)
+		}
+	}
+	if errors.Is(err, errRedefined) {
+		err = nil // asked to end meanwhile: what was not committed is read again
+	}
+	did := w.outcome()
+	if w.began && (o.untilEnd || did.total().Read > 0) {
+		err = errors.Join(err, a.result(did.report(), func(out io.Writer) { did.print(out) }))
+	}
+	return err
+}
+
+// work opens the project and has the worker take its topics by the definitions that are applied now. It gives
+// errRedefined where others are applied meanwhile: what was read by then is committed, or will be read again.
+func (a *app) work(ctx context.Context, w *worker, names []string) error {
 	p, l, err := a.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer l.Close()
-	streams, err := pickStreams(p, names)
+	streams, err := a.topicStreams(p, names)
 	if err != nil {
 		return err
 	}
-	if err := a.ensureApplied(ctx, p, l); err != nil {
+	if w.definitions, err = a.applied(ctx, p, l); err != nil {
 		return err
 	}
-	jobID := newJobID("run")
-	n, err := openLine(ctx, p, l, streams, jobID)
+	n, err := openLine(ctx, p, l, streams, w.jobID)
 	if err != nil {
 		return err
 	}
 	defer n.close()
-	w := &worker{
-		options: o, project: p, line: n, now: a.now, say: a.say, did: outcome{},
-		lake: newQueue(min(lakeQueueBatches*o.commitRows, lakeQueueMax), o.commitRows, false),
+	if err := n.openTopics(ctx, p); err != nil {
+		return err
 	}
+	w.project, w.line, w.online = p, n, nil
+	enough := amount{w.options.commitRows, w.options.commitBytes}
+	w.lake = newQueue(amount{min(lakeQueueBatches*enough.rows, lakeQueueMax), lakeQueueBatches * enough.bytes}, enough, false)
 	store, err := openStore(ctx, p)
 	if err != nil {
 		return err
 	}
 	if store != nil {
 		defer store.Close()
-		if w.online, err = newOnlineLoop(ctx, w, store, jobID); err != nil {
+		if w.online, err = newOnlineLoop(ctx, w, store, w.jobID); err != nil {
 			return err
 		}
 		defer w.online.live.Close()
 	}
 	sources, err := w.openSources(ctx)
-	if err != nil && ctx.Err() != nil && !o.untilEnd {
+	if err != nil && ctx.Err() != nil && !w.options.untilEnd {
 		return nil // asked to end before it had read anything
 	} else if err != nil {
 		return err
@@ -94,18 +133,55 @@ func (a *app) run(ctx context.Context, o workerOptions, names []string) error {
 			s.Close()
 		}
 	}()
-	if !o.untilEnd {
+	if !w.options.untilEnd {
 		a.say("taking %s; Ctrl-C ends", strings.Join(n.names(), ", "))
-		tell, stop := context.WithCancel(ctx)
-		defer stop()
-		go w.tell(tell, tellEvery)
 	}
-	err = w.run(ctx, sources)
-	did := w.outcome()
-	if o.untilEnd || did.total().Read > 0 {
-		err = errors.Join(err, a.result(did.report(), func(out io.Writer) { did.print(out) }))
+	w.began = true
+	return w.run(ctx, sources)
+}
+
+// A worker whose definitions have changed waits so long until its folder holds what is applied: tables change before the
+// definitions are kept, and a folder elsewhere may come later. It waits longer where a history is derived anew meanwhile: columns
+// come before that, and a stream that is rewound can't be written until then.
+const (
+	appliedWait  = time.Minute
+	rebuiltWait  = 12 * time.Hour
+	appliedEvery = 500 * time.Millisecond
+)
+
+// awaitApplied waits until the project folder holds what is applied, and no stream is being rewound.
+func (a *app) awaitApplied(ctx context.Context) error {
+	check := func() error {
+		p, l, err := a.open(ctx)
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		if err := a.ensureApplied(ctx, p, l); err != nil {
+			return err
+		}
+		for _, s := range p.Streams {
+			if err := l.Rewinding(ctx, s); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
-	return err
+	for begun := a.now(); ; pause(ctx, appliedEvery) {
+		err := check()
+		wait := appliedWait
+		if errors.As(err, new(rebuilding)) || errors.Is(err, lake.ErrRewinding) {
+			wait = rebuiltWait
+		}
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return errRedefined
+		case a.now().After(begun.Add(wait)):
+			return fmt.Errorf("what is applied has changed, and this worker can't go on by it; everything it took is kept: %w", err)
+		}
+	}
 }
 
 // tellEvery is how often a worker tells what it has taken, where it has taken anything.
@@ -138,7 +214,7 @@ func newOnlineLoop(ctx context.Context, w *worker, store *online.Store, jobID st
 		return nil, err
 	}
 	o := &onlineLoop{
-		queue: newQueue(onlineQueueRows, 0, true), store: store, live: live, project: w.project, lake: w.line.lake, worker: jobID,
+		queue: newQueue(onlineQueueMost, amount{}, true), store: store, live: live, project: w.project, lake: w.line.lake, worker: jobID,
 		once: w.options.untilEnd, now: w.now, say: w.say, positions: map[string]map[feature.Partition]int64{}, building: map[string]bool{},
 	}
 	// The lease comes first: a build that begins from now on waits until this worker has joined it.
@@ -156,6 +232,23 @@ func newOnlineLoop(ctx context.Context, w *worker, store *online.Store, jobID st
 		}
 	}
 	return o, nil
+}
+
+// topicStreams are the streams of these names, or all, that have a topic: full extracts come from files alone.
+func (a *app) topicStreams(p *feature.Project, names []string) ([]*feature.Stream, error) {
+	picked, err := pickStreams(p, names)
+	var streams []*feature.Stream
+	for _, s := range picked {
+		switch {
+		case !s.Full():
+			streams = append(streams, s)
+		case len(names) > 0:
+			return nil, fmt.Errorf("stream %s has no topic: its load is full, so `loam backfill --stream %s FILE` alone feeds it", s.Name, s.Name)
+		default:
+			a.say("stream %s is left out: its load is full, so `loam backfill --stream %s FILE` alone feeds it", s.Name, s.Name)
+		}
+	}
+	return streams, err
 }
 
 // pickStreams are the streams of these names, or all where none is named.
@@ -197,6 +290,7 @@ type report struct {
 	Total   feature.Counts          `json:"total"`
 	Streams map[string]streamReport `json:"streams"`
 	Stray   int64                   `json:"of_no_stream"` // refused events that belong to no stream
+	Extract *extractReport          `json:"extract,omitempty"`
 }
 
 func (o outcome) report() report {

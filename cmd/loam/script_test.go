@@ -205,7 +205,7 @@ func TestHistoryBehind(t *testing.T) {
 	}
 	var text strings.Builder
 	a := &app{dir: dir, out: &text, err: io.Discard, now: time.Now}
-	if err := a.backfill(t.Context(), []string{path}, "", false); err != nil {
+	if err := a.backfill(t.Context(), []string{path}, backfillOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	files, err := filepath.Glob(filepath.Join(dir, ".loam", "warehouse", "*", "contact_history", "metadata", "*.metadata.json"))

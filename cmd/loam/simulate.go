@@ -14,6 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/ingest"
 	"github.com/loamdata/loam/internal/simulate"
 )
 
@@ -175,9 +177,24 @@ func (a *app) openEventWriter(ctx context.Context, f simulateFlags) (w eventWrit
 	if err != nil {
 		return nil, "", err
 	}
-	topics := simulate.TopicsOf(func(stream string) string { return p.Stream(stream).Topic })
+	var framed *feature.Stream
+	topics := simulate.TopicsOf(func(stream string) string {
+		s := p.Stream(stream)
+		if s.Framed() {
+			framed = s
+		}
+		return s.Topic
+	})
+	if framed != nil {
+		return nil, "", fmt.Errorf("topic %s is written in %s, and simulate writes JSON; give --out DIR for files, or remove encoding from %s",
+			framed.Topic, framed.Encoding, framed.At.File)
+	}
 	if len(p.Broker.Seeds) > 0 {
-		k, err := simulate.DialKafka(ctx, p.Broker.Seeds, topics, f.partitions)
+		access, err := ingest.AccessOf(p.Broker, p.Dir)
+		if err != nil {
+			return nil, "", err
+		}
+		k, err := simulate.DialKafka(ctx, p.Broker.Seeds, topics, f.partitions, access.Options()...)
 		return kafkaWriter{ctx, k}, "the broker at " + strings.Join(p.Broker.Seeds, ", "), err
 	}
 	dir := filepath.Dir(topicDir(p, "x"))

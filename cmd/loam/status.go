@@ -13,6 +13,7 @@ import (
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/lake"
+	"github.com/loamdata/loam/sql"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -41,6 +42,8 @@ type streamStatus struct {
 	Behind     int64             `json:"history_behind"` // offsets that the log has taken and the history hasn't
 	Partitions []partitionStatus `json:"partitions"`
 	Files      int               `json:"files"`
+	// Redrive says that dead letters are being taken again, or that it was cut off.
+	Redrive bool `json:"redrive_open,omitempty"`
 }
 
 type partitionStatus struct {
@@ -69,26 +72,47 @@ func (a *app) status(ctx context.Context, names []string) error {
 		return err
 	}
 	all := projectStatus{Project: p.Name, Streams: []streamStatus{}}
+	// Before the streams: what was taken again by then, they have.
+	letters, moves, err := redrivenOf(ctx, l)
+	if err != nil {
+		return err
+	}
 	for _, s := range streams {
-		one, err := statusOf(ctx, l, s)
+		one, err := statusOf(ctx, l, s, moves)
 		if err != nil {
 			return err
 		}
 		all.Streams = append(all.Streams, one)
-	}
-	letters, err := l.OpenDeadLetters(ctx)
-	if err != nil {
-		return err
 	}
 	strays, err := letters.Offsets()
 	if err != nil {
 		return err
 	}
 	all.Stray = strays.Counts()
+	for _, m := range moves {
+		if _, known := strays.Of(m.Partition); known { // else the file is forgotten, with its counts
+			m.Move("", &all.Stray)
+		}
+	}
 	return a.result(all, func(w io.Writer) { all.print(w, a.now()) })
 }
 
-func statusOf(ctx context.Context, l *lake.Lake, s *feature.Stream) (streamStatus, error) {
+// redrivenOf opens the dead letters, and tells which of them were taken again.
+func redrivenOf(ctx context.Context, l *lake.Lake) (*lake.DeadLetters, []lake.RedrivenCount, error) {
+	letters, err := l.OpenDeadLetters(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	db, err := sql.Open(ctx, sql.Options{Files: true, Threads: 1})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer db.Close()
+	moves, err := letters.Redriven(ctx, db)
+	return letters, moves, err
+}
+
+func statusOf(ctx context.Context, l *lake.Lake, s *feature.Stream, moves []lake.RedrivenCount) (streamStatus, error) {
 	one := streamStatus{Stream: s.Name, Partitions: []partitionStatus{}}
 	reading, err := l.Read(ctx, s)
 	if errors.Is(err, lake.ErrNoTable) {
@@ -105,12 +129,23 @@ func statusOf(ctx context.Context, l *lake.Lake, s *feature.Stream) (streamStatu
 		return one, err
 	}
 	one.Counts, one.Files, one.Snapshot = log.Counts(), len(log.Files), reading.Log.SnapshotID()
+	for _, m := range moves {
+		if _, known := log.Of(m.Partition); known || m.From != s.Name { // else the file is forgotten, with its counts
+			m.Move(s.Name, &one.Counts)
+		}
+	}
+	one.Redrive = log.Redrive.Open()
 	if mark, ok := log.Watermark(); ok {
 		at := time.UnixMicro(mark).UTC()
 		one.Watermark = &at
 	}
 	for _, p := range slices.SortedFunc(maps.Keys(log.Partitions), feature.Partition.Compare) {
 		at := log.Partitions[p]
+		for _, m := range moves {
+			if m.Partition == p {
+				m.Move(s.Name, &at.Counts)
+			}
+		}
 		if h, _ := taken.Of(p); h.Next < at.Next {
 			one.Behind += at.Next - h.Next
 		}
@@ -147,6 +182,9 @@ func (p projectStatus) print(w io.Writer, now time.Time) {
 	for _, s := range p.Streams {
 		if s.Behind > 0 {
 			fmt.Fprintf(w, "  the history of %s is %s behind its log; the next run or backfill catches it up\n", s.Stream, count(s.Behind, "offset"))
+		}
+		if s.Redrive {
+			fmt.Fprintf(w, "  dead letters of %s are being taken again, or that was cut off: `loam dlq redrive` ends it\n", s.Stream)
 		}
 		for _, c := range []struct {
 			n    int64

@@ -13,6 +13,8 @@ import (
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/ingest"
+	"github.com/loamdata/loam/ingest/schema"
+	"github.com/loamdata/loam/lake"
 )
 
 // workerOptions are the settings of a worker.
@@ -21,6 +23,8 @@ type workerOptions struct {
 	earliestOnGap bool
 	commitEvery   time.Duration // the lake is committed to at least so often while there is something
 	commitRows    int64         // or as soon as so many rows wait
+	commitBytes   int64         // or rows of so many bytes
+	maintainShare float64       // share of the time that compaction may take; 0 means never
 }
 
 // worker reads the live topics of a project. One reader a source polls, checks and decides on duplicates; what comes of a
@@ -28,39 +32,58 @@ type workerOptions struct {
 // lags, and to the online store, which doesn't: it drops what it can't take and catches up from the log.
 type worker struct {
 	options workerOptions
-	project *feature.Project
-	line    *line
-	online  *onlineLoop // nil without an online store
-	lake    *queue
+	jobID   string
 	now     func() time.Time
 	say     func(format string, args ...any)
 
-	mu  sync.Mutex
-	did outcome
+	// What it works by; opened anew when other definitions are applied.
+	project     *feature.Project
+	definitions *lake.Definitions
+	line        *line
+	online      *onlineLoop // nil without an online store
+	lake        *queue
+
+	began bool // it has come to read
+	mu    sync.Mutex
+	did   outcome
 }
 
 // Bounds of what waits between the readers and a consumer.
 const (
 	lakeQueueBatches = 2 // times the rows of a commit
 	// lakeQueueMax keeps what waits and what is being committed below the half of a window of ids that is on its way.
-	lakeQueueMax    = idsResident / 4
-	onlineQueueRows = 200_000
-	idleEvery       = time.Minute // how often an idle partition's watermark is moved
+	lakeQueueMax       = idsResident / 4
+	commitMegabytesMax = 1 << 20
+	idleEvery          = time.Minute // how often an idle partition's watermark is moved
 )
+
+var onlineQueueMost = amount{rows: 200_000, bytes: 256 << 20}
 
 // source is a source of live topics, and a router for each.
 type source struct {
 	ingest.Source
 	routers map[string]*ingest.Router // by topic
-	streams []*openStream
+	// decoders are those of topics whose values name schemas of a registry.
+	decoders map[string]*schema.Decoder
+	streams  []*openStream
 }
 
-// run works until the topics end, where it was asked to, or ctx is done; then it commits what it has read.
+// errRedefined ends a worker that is to go on by definitions that were applied since it began.
+var errRedefined = errors.New("the applied definitions have changed")
+
+// redefinedEvery is how often a worker looks whether definitions were applied.
+const redefinedEvery = time.Second
+
+// run works until the topics end, where it was asked to, or ctx is done, or other definitions are applied; then it
+// commits what it has read. It is errRedefined in the last case, also where the tables had changed before that commit, and where
+// a stream was rewound.
 func (w *worker) run(ctx context.Context, sources []*source) error {
 	group, failed := errgroup.WithContext(context.WithoutCancel(ctx))
-	reading, stop := context.WithCancel(ctx)
-	defer stop()
-	defer context.AfterFunc(failed, stop)()
+	reading, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	defer context.AfterFunc(failed, func() { stop(nil) })()
+	watching, unwatch := context.WithCancel(reading)
+	defer unwatch()
 	var readers sync.WaitGroup
 	for _, s := range sources {
 		readers.Add(1)
@@ -71,6 +94,7 @@ func (w *worker) run(ctx context.Context, sources []*source) error {
 	}
 	group.Go(func() error {
 		readers.Wait()
+		unwatch()
 		w.lake.close()
 		if w.online != nil {
 			w.online.queue.close()
@@ -78,6 +102,18 @@ func (w *worker) run(ctx context.Context, sources []*source) error {
 		return nil
 	})
 	group.Go(func() error { return w.commit(failed) })
+	if w.options.maintainShare > 0 {
+		group.Go(func() error {
+			w.maintain(watching)
+			return nil
+		})
+	}
+	group.Go(func() error {
+		if w.redefined(watching) {
+			stop(errRedefined)
+		}
+		return nil
+	})
 	var lacking error // online: no reason for the lake to end
 	if w.online != nil {
 		group.Go(func() error {
@@ -85,7 +121,31 @@ func (w *worker) run(ctx context.Context, sources []*source) error {
 			return nil
 		})
 	}
-	return errors.Join(group.Wait(), lacking)
+	err := group.Wait()
+	switch {
+	case errors.Is(err, lake.ErrChanged), errors.Is(err, lake.ErrRewound):
+		return fmt.Errorf("%w: %w", errRedefined, err)
+	case err == nil && context.Cause(reading) == errRedefined:
+		return errRedefined // what the store lacks is settled when it is opened again
+	}
+	return errors.Join(err, lacking)
+}
+
+// redefined waits until other definitions are applied, and says whether they were before ctx was done.
+func (w *worker) redefined(ctx context.Context) bool {
+	ticker := time.NewTicker(redefinedEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-ticker.C:
+		}
+		// A catalog that can't be asked fails the next commit, which tells.
+		if changed, err := w.definitions.Changed(ctx); err == nil && changed {
+			return ctx.Err() == nil
+		}
+	}
 }
 
 // read polls a source and puts what comes of it into the queues. alive ends when another part of the worker has failed.
@@ -96,33 +156,57 @@ func (w *worker) read(ctx, alive context.Context, s *source) error {
 		if err != nil && ctx.Err() == nil {
 			return err
 		}
-		now := w.now()
+		polled := w.now()
 		ends := make([]ingest.End, 0, len(poll.Ends))
 		for _, p := range poll.Ends {
-			e := ingest.End{Partition: p, At: now.UnixMicro(), Idle: now.Sub(idle[p]) >= idleEvery}
+			e := ingest.End{Partition: p, At: polled.UnixMicro(), Idle: polled.Sub(idle[p]) >= idleEvery}
 			if e.Idle {
-				idle[p] = now
+				idle[p] = polled
 			}
 			ends = append(ends, e)
 		}
-		batches, err := s.route(alive, poll.Records, ends, now)
-		if err != nil {
-			return err
-		}
-		for _, b := range batches {
-			err := w.lake.put(alive, b)
-			if err == nil && w.online != nil && b.Stream != nil {
-				err = w.online.queue.put(alive, b)
-			}
-			b.Release()
-			if err != nil {
+		for records := poll.Records; ; {
+			n, err := w.decode(ctx, s, records)
+			if err != nil && ctx.Err() != nil {
+				return nil // what was not decoded is read again
+			} else if err != nil {
 				return err
+			}
+			last := n == len(records)
+			var at []ingest.End // the ends are reached with the last record
+			if last {
+				at = ends
+			}
+			if err := w.pass(alive, s, records[:n], at); err != nil {
+				return err
+			}
+			if records = records[n:]; last {
+				break
 			}
 		}
 		if poll.Done || ctx.Err() != nil {
 			return nil
 		}
 	}
+}
+
+// pass hands records to their streams, and what comes of them to the queues.
+func (w *worker) pass(alive context.Context, s *source, records []ingest.Record, ends []ingest.End) error {
+	batches, err := s.route(alive, records, ends, w.now())
+	if err != nil {
+		return err
+	}
+	for _, b := range batches {
+		err := w.lake.put(alive, b)
+		if err == nil && w.online != nil && b.Stream != nil {
+			err = w.online.queue.put(alive, b)
+		}
+		b.Release()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // route hands records to their streams and gives what came of them.
@@ -154,10 +238,10 @@ func (w *worker) commit(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil // another part has failed, and says why
 		}
+		w.note(did) // also of the streams before one that failed
 		if err != nil {
 			return err
 		}
-		w.note(did)
 		if last {
 			return nil
 		}
@@ -202,14 +286,14 @@ func (w *worker) openSources(ctx context.Context) ([]*source, error) {
 		}
 		offsets[o.def.Topic] = lakeOffsets{at}
 	}
-	refused, err := w.line.refusedBefore(ctx)
+	refused, err := w.line.refusedBefore(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
 	starts := func(p feature.Partition) int64 { return offsets[p.Topic].of(p).Next }
 	router := func(o *openStream, topicID func(string) string) *ingest.Router {
 		return ingest.NewRouter(ingest.RouterOptions{
-			Streams: []*feature.Stream{o.def}, Only: o.def, JobID: w.line.jobID, Dedups: w.line.dedups(),
+			Streams: []*feature.Stream{o.def}, Only: o.def, JobID: w.line.jobID, Dedups: w.line.dedups(), Deletes: w.line.deletes(),
 			Starts:     func(_ string, p feature.Partition) int64 { return starts(p) },
 			RecordedAt: func(p feature.Partition) int64 { return offsets[p.Topic].of(p).RecordedAt },
 			TopicID:    topicID, Refused: refused,
@@ -221,25 +305,52 @@ func (w *worker) openSources(ctx context.Context) ([]*source, error) {
 	return w.openFolders(starts, router)
 }
 
+// openKafka opens the topics of a broker. Those that need a registry are a source of their own: what waits for the registry
+// holds nothing else up.
 func (w *worker) openKafka(ctx context.Context, offsets map[string]lakeOffsets, starts func(feature.Partition) int64,
 	router func(*openStream, func(string) string) *ingest.Router) ([]*source, error) {
-	var topics []string
-	for _, o := range w.line.all() {
-		topics = append(topics, o.def.Topic)
+	var sources []*source
+	fail := func(err error) ([]*source, error) {
+		for _, s := range sources {
+			s.Close()
+		}
+		return nil, err
 	}
-	kafka, err := ingest.OpenKafka(ctx, ingest.KafkaOptions{
-		Seeds: w.project.Broker.Seeds, Topics: topics, Starts: starts, UntilEnd: w.options.untilEnd, EarliestOnGap: w.options.earliestOnGap,
-		TopicID: func(topic string) string { return offsets[topic].topicID(topic) },
-	})
+	access, err := ingest.AccessOf(w.project.Broker, w.project.Dir)
 	if err != nil {
 		return nil, err
 	}
-	s := &source{Source: kafka, routers: map[string]*ingest.Router{}}
-	for _, o := range w.line.all() {
-		s.streams = append(s.streams, o)
-		s.routers[o.def.Topic] = router(o, kafka.TopicID)
+	for _, framed := range []bool{false, true} {
+		var topics []string
+		var streams []*openStream
+		for _, o := range w.line.all() {
+			if o.def.Framed() == framed {
+				topics, streams = append(topics, o.def.Topic), append(streams, o)
+			}
+		}
+		if len(streams) == 0 {
+			continue
+		}
+		s := &source{routers: map[string]*ingest.Router{}, streams: streams}
+		if framed {
+			if s.decoders, err = openDecoders(w.project, streams, w.now); err != nil {
+				return fail(err)
+			}
+		}
+		kafka, err := ingest.OpenKafka(ctx, ingest.KafkaOptions{
+			Seeds: w.project.Broker.Seeds, Access: access, Topics: topics, Starts: starts, UntilEnd: w.options.untilEnd, EarliestOnGap: w.options.earliestOnGap,
+			TopicID: func(topic string) string { return offsets[topic].topicID(topic) },
+		})
+		if err != nil {
+			return fail(err)
+		}
+		s.Source = kafka
+		for _, o := range streams {
+			s.routers[o.def.Topic] = router(o, kafka.TopicID)
+		}
+		sources = append(sources, s)
 	}
-	return []*source{s}, nil
+	return sources, nil
 }
 
 // openFolders opens topics that are folders. Where some of them are there, the others are made: they are empty topics.

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
 )
 
 // reasons are the words of the manifest of helpdesk_dirty.jsonl.gz and what loam calls them.
@@ -187,7 +188,7 @@ func lettersAre(t *testing.T, dir string, want map[string]letter) {
 		t.Fatal(err)
 	}
 	kept := map[string]bool{}
-	err = letters.Each(t.Context(), r.db, "true", 10*malformedLines, func(l feature.DeadLetter) error {
+	err = letters.Each(t.Context(), r.db, "true", lake.ByPosition, 10*malformedLines, func(l feature.DeadLetter) error {
 		at := l.Position.String()
 		if kept[at] {
 			t.Errorf("%s is kept twice", at)

@@ -232,8 +232,12 @@ func openLake(t *testing.T, dir string) *reader {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.db.Close() })
-	p, err := feature.Load(dir, func(string, []feature.Column, feature.Type) ([]string, error) {
-		return nil, nil // the binary has checked the expressions
+	p, err := feature.Load(dir, func(expr string, columns []feature.Column, want feature.Type) ([]string, error) {
+		list := make([]sql.Column, len(columns))
+		for i, c := range columns {
+			list[i] = sql.Column{Name: c.Name, Type: c.Type.SQL()}
+		}
+		return r.db.CheckScalar(t.Context(), expr, list, want.SQL())
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -5,10 +5,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
 	"github.com/loamdata/loam/sql"
 )
 
@@ -51,43 +54,121 @@ func simulated(t *testing.T) []string {
 	return files
 }
 
-// PyIceberg, which shares no code with loam, reads the rows that loam reads, deletion vectors applied.
-func TestPyIcebergReadsTheSameRows(t *testing.T) {
-	python := service(t, "LOAM_TEST_PYICEBERG")
-	dir := newProject(t, "")
-	backfill(t, dir, simulated(t)...)
-	vectors, err := filepath.Glob(filepath.Join(dir, ".loam/warehouse/crm/contact_history/data/*.puffin"))
-	if err != nil || len(vectors) == 0 {
-		if vectors, err = filepath.Glob(filepath.Join(dir, ".loam/warehouse/*/contact_history/data/*.puffin")); err != nil || len(vectors) == 0 {
-			t.Fatalf("no deletion vectors were written: %v", err)
+// told is what loam said of a table at some time.
+type told struct {
+	table    string // as a reader is asked for it: with a snapshot, or as it is now
+	columns  []feature.Column
+	rows     []string
+	vectors  bool // whether deletion vectors were there
+	snapshot int64
+}
+
+// tell asks loam for all rows of all streams' tables.
+func tell(t *testing.T, dir string) []told {
+	t.Helper()
+	r := openLake(t, dir)
+	var all []told
+	add := func(table string, columns []feature.Column, rows []string) {
+		t.Helper()
+		tbl, err := r.OpenTable(t.Context(), table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		relation, err := tbl.Scan(t.Context(), lake.ScanOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		deleted := slices.ContainsFunc(relation.Files, func(f sql.File) bool { return len(f.Deleted) > 0 })
+		all = append(all, told{table: "crm." + table, columns: columns, rows: rows, vectors: deleted, snapshot: tbl.SnapshotID()})
+	}
+	for _, name := range streamNames {
+		s := r.project.Stream(name)
+		add(lake.LogName(name), s.LogColumns(), logRows(t, dir, name))
+		if s.Kind == feature.StateStream {
+			add(lake.HistoryName(name), s.HistoryColumns(), historyRows(t, dir, name))
+		}
+	}
+	return all
+}
+
+// readByOthers takes events in, in three backfills, and holds what a reader that shares no code with loam reads of the
+// tables now and in their older snapshots against what loam said then. The reader is a script that takes
+// --dump DIR PROJECT TABLE[@SNAPSHOT]... and writes the rows of each to DIR/TABLE[@SNAPSHOT].parquet.
+func readByOthers(t *testing.T, interpreter, script, extraYAML string) (dir string) {
+	t.Helper()
+	dir = newProject(t, extraYAML)
+	var all []told
+	files := simulated(t)
+	for i, file := range files {
+		backfill(t, dir, file)
+		for _, table := range tell(t, dir) {
+			if strings.HasSuffix(table.table, "_history") && i > 0 && !table.vectors {
+				t.Errorf("%s has no deletion vectors after %d backfills", table.table, i+1)
+			}
+			if i < len(files)-1 {
+				table.table += fmt.Sprint("@", table.snapshot)
+			}
+			all = append(all, table)
 		}
 	}
 	dump := t.TempDir()
-	tables := []string{"crm.contact_log", "crm.contact_history", "crm.opportunity_log", "crm.opportunity_history", "crm.engagement_log"}
-	script, err := filepath.Abs(filepath.Join(root, "scripts/pyiceberg/read.py"))
+	script, err := filepath.Abs(filepath.Join(root, script))
 	if err != nil {
 		t.Fatal(err)
 	}
-	read := exec.CommandContext(t.Context(), python, append([]string{script, "--dump", dump, dir}, tables...)...)
+	args := []string{script, "--dump", dump, dir}
+	for _, table := range all {
+		args = append(args, table.table)
+	}
+	read := exec.CommandContext(t.Context(), interpreter, args...)
 	if out, err := read.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	r := openLake(t, dir)
-	for _, name := range []string{"contact", "opportunity", "engagement"} {
-		s := r.project.Stream(name)
-		theirs := func(table string, columns []feature.Column) []string {
-			view := sql.Render("CREATE OR REPLACE VIEW theirs AS FROM read_parquet({path})",
-				sql.Args{"path": sql.Literal(filepath.Join(dump, "crm."+table+".parquet"))})
-			if err := r.db.Exec(t.Context(), view); err != nil {
-				t.Fatal(err)
-			}
-			return r.rows(t, "theirs", columns, nil)
+	for _, table := range all {
+		view := sql.Render("CREATE OR REPLACE VIEW theirs AS FROM read_parquet({path})",
+			sql.Args{"path": sql.Literal(filepath.Join(dump, table.table+".parquet"))})
+		if err := r.db.Exec(t.Context(), view); err != nil {
+			t.Fatal(err)
 		}
-		sameRows(t, name+" log", theirs(name+"_log", s.LogColumns()), logRows(t, dir, name))
-		if s.Kind == feature.StateStream {
-			sameRows(t, name+" history", theirs(name+"_history", s.HistoryColumns()), historyRows(t, dir, name))
+		if len(table.rows) == 0 {
+			t.Errorf("%s has no rows", table.table)
+		}
+		sameRows(t, table.table, r.rows(t, "theirs", table.columns, nil), table.rows)
+	}
+	return dir
+}
+
+// PyIceberg reads the rows that loam reads, deletion vectors applied, now and in older snapshots.
+func TestPyIcebergReadsTheSameRows(t *testing.T) {
+	t.Parallel()
+	python, script := service(t, "LOAM_TEST_PYICEBERG"), "scripts/pyiceberg/read.py"
+	dir := readByOthers(t, python, script, "")
+	// The views of what is current stand in the same catalog: PyIceberg lists the tables without them, and loads each.
+	all, err := exec.CommandContext(t.Context(), python, filepath.Join(root, script), dir, "crm.*").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"contact_log", "contact_history", "engagement_log", "definitions", "dead_letters"} {
+		if !strings.Contains(string(all), `"table": "crm.`+name+`"`) {
+			t.Errorf("PyIceberg doesn't list %s:\n%s", name, all)
 		}
 	}
+	if strings.Contains(string(all), "_current") {
+		t.Errorf("PyIceberg takes a view for a table:\n%s", all)
+	}
+}
+
+// Spark with Iceberg's Java library reads them, too.
+func TestSparkReadsTheSameRows(t *testing.T) {
+	t.Parallel()
+	readByOthers(t, service(t, "LOAM_TEST_SPARK"), "scripts/spark/read.py", "")
+}
+
+// Tables of format v2 have position deletes, which readers apply that know no deletion vectors.
+func TestPyIcebergReadsFormat2(t *testing.T) {
+	t.Parallel()
+	readByOthers(t, service(t, "LOAM_TEST_PYICEBERG"), "scripts/pyiceberg/read.py", "lake: {format_version: 2}")
 }
 
 // A warehouse in S3 ends in the rows of a local one.

@@ -262,16 +262,22 @@ func (w *worker) stderr() string {
 // start starts a worker. It is killed with the test.
 func (s *stream) start(args ...string) *worker {
 	s.t.Helper()
-	w := &worker{t: s.t, cmd: command(s.t, s.dir, append([]string{"run"}, args...)...), ended: make(chan struct{})}
+	return startWorker(s.t, s.dir, args...)
+}
+
+// startWorker starts a worker on a project folder. It is killed with the test.
+func startWorker(t *testing.T, dir string, args ...string) *worker {
+	t.Helper()
+	w := &worker{t: t, cmd: command(t, dir, append([]string{"run"}, args...)...), ended: make(chan struct{})}
 	w.cmd.Stderr = w
 	if err := w.cmd.Start(); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	go func() {
 		_ = w.cmd.Wait() // its code is looked at
 		close(w.ended)
 	}()
-	s.t.Cleanup(func() {
+	t.Cleanup(func() {
 		_ = w.cmd.Process.Kill() // unless it ended
 		<-w.ended
 	})

@@ -1,5 +1,8 @@
 package simulate
 
+// amountMax is the amount, in 10,000ths, above which a deal is only revised downwards.
+const amountMax = 10_000_000 * 10_000
+
 // openDeal opens a deal; a lead becomes an opportunity.
 func (l *life) openDeal(c *contact) {
 	place := 0
@@ -122,7 +125,11 @@ func (l *life) reviseDeal(c *contact) {
 	d := c.open[c.drawDeal(false)]
 	switch c.below(3) {
 	case 0:
-		d.amount += d.amount / int64(5+c.below(20))
+		rise := d.amount / int64(5+c.below(20))
+		if d.amount > amountMax {
+			rise = -d.amount / 2 // scaled down, however often a busy contact's deal is revised
+		}
+		d.amount += rise
 	case 1:
 		d.close += int64(1 + c.below(30))
 	default:

@@ -33,12 +33,12 @@ type Kafka struct {
 }
 
 // DialKafka connects to the brokers, host:port each. Of the topics it makes those that are missing, with so many
-// partitions each and the broker's defaults; one that exists stays as it is.
-func DialKafka(ctx context.Context, seeds []string, topics Topics, partitions int) (*Kafka, error) {
+// partitions each and the broker's defaults; one that exists stays as it is. access has the client's options for TLS and login.
+func DialKafka(ctx context.Context, seeds []string, topics Topics, partitions int, access ...kgo.Opt) (*Kafka, error) {
 	if partitions < 1 || partitions > partitionsMax {
 		return nil, fmt.Errorf("%d is not a number of partitions; give 1 to %d", partitions, partitionsMax)
 	}
-	client, err := kgo.NewClient(
+	client, err := kgo.NewClient(append(access,
 		kgo.SeedBrokers(seeds...),
 		kgo.MaxBufferedRecords(producedRecordsMax),
 		kgo.MaxBufferedBytes(producedBytesMax),
@@ -46,7 +46,7 @@ func DialKafka(ctx context.Context, seeds []string, topics Topics, partitions in
 		kgo.ProducerLinger(10*time.Millisecond),
 		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()),
 		kgo.DialTimeout(connectMax/2), kgo.RetryTimeout(connectMax),
-	)
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("set up a producer for %v: %w", seeds, err)
 	}

@@ -224,8 +224,11 @@ func TestSmallAndBusy(t *testing.T) {
 	for _, c := range []Config{
 		{Contacts: 1, Days: 1, Events: 1}, {Contacts: 1, Days: 1, Events: 10_000}, {Contacts: 3, Days: 1, Deletes: 1},
 		{Contacts: 1, Days: 3660, Events: 1, Deletes: 1},
+		{Contacts: 1, Days: 1, Events: 10_000, Seed: 280}, // revises a deal so often that its amount would leave an int64
 	} {
-		c.Seed = *seed
+		if c.Seed == 0 {
+			c.Seed = *seed
+		}
 		events, summary := simulated(t, c)
 		if summary.Unique < c.Contacts || summary.ByType["Contact.created"] != c.Contacts {
 			t.Errorf("%+v: %+v", c, summary)

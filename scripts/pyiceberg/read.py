@@ -1,14 +1,15 @@
 """Reads tables of a loam project with PyIceberg, a reader that shares no code with loam.
 
-    read.py [--dump DIR] CATALOG NAMESPACE.TABLE ...
+    read.py [--dump DIR] CATALOG NAMESPACE.TABLE[@SNAPSHOT] ...
 
-CATALOG is the sqlite file of the catalog, or the project folder that has it in .loam/catalog.db. For every table one line
+CATALOG is the sqlite file of the catalog, or the project folder that has it in .loam/catalog.db. NAMESPACE.* stands for all
+tables that the catalog lists. A table is read as it is now, or as it was in the snapshot of that id. For every table one line
 of JSON goes to stdout:
 
     {"table": "crm.contact_history", "rows": 3, "digest": "9f86..."}
 
 The digest is of the rows as a set: neither their order nor the files they are in change it. With --dump, the rows are also
-written to DIR/NAMESPACE.TABLE.parquet, in PyIceberg's order, for whoever wants to compare them one by one.
+written to DIR/NAMESPACE.TABLE[@SNAPSHOT].parquet, in PyIceberg's order, for whoever wants to compare them one by one.
 """
 
 import argparse
@@ -46,11 +47,12 @@ def row_hashes(batch):
         yield int.from_bytes(hashlib.sha256(text.encode()).digest(), "big")
 
 
-def read(catalog, name, dump):
-    table = catalog.load_table(name)
+def read(catalog, table, dump):
+    name, _, snapshot = table.partition("@")
+    scan = catalog.load_table(name).scan(snapshot_id=int(snapshot) if snapshot else None)
     rows, digest = 0, 0
-    with table.scan().to_arrow_batch_reader() as batches:
-        writer = pq.ParquetWriter(os.path.join(dump, name + ".parquet"), batches.schema) if dump else None
+    with scan.to_arrow_batch_reader() as batches:
+        writer = pq.ParquetWriter(os.path.join(dump, table + ".parquet"), batches.schema) if dump else None
         try:
             for batch in batches:
                 rows += batch.num_rows
@@ -62,21 +64,25 @@ def read(catalog, name, dump):
         finally:
             if writer:
                 writer.close()
-    return {"table": name, "rows": rows, "digest": f"{digest:064x}"}
+    return {"table": table, "rows": rows, "digest": f"{digest:064x}"}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dump", metavar="DIR", help="write the rows of each table to DIR/NAMESPACE.TABLE.parquet")
+    parser.add_argument("--dump", metavar="DIR", help="write the rows of each table to DIR/NAMESPACE.TABLE[@SNAPSHOT].parquet")
     parser.add_argument("catalog", metavar="CATALOG", help="catalog.db, or the project folder with .loam/catalog.db")
-    parser.add_argument("tables", metavar="NAMESPACE.TABLE", nargs="+")
+    parser.add_argument("tables", metavar="NAMESPACE.TABLE[@SNAPSHOT]", nargs="+")
     args = parser.parse_args()
     catalog = open_catalog(args.catalog)
     if args.dump:
         os.makedirs(args.dump, exist_ok=True)
     for name in args.tables:
         try:
-            print(json.dumps(read(catalog, name, args.dump)), flush=True)
+            listed = [name]
+            if name.endswith(".*"):
+                listed = sorted(".".join(i) for i in catalog.list_tables(name[:-2]))
+            for table in listed:
+                print(json.dumps(read(catalog, table, args.dump)), flush=True)
         except Exception as e:  # one line of error, whatever went wrong, and never half an answer for a whole one
             sys.exit(f"read.py: error: {name}: {type(e).__name__}: {e}")
 

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/pprof"
+
+	"github.com/spf13/cobra"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/bench"
+)
+
+func (a *app) benchCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "bench",
+		Short:   "Measure loam on this machine",
+		Long:    `bench measures parts of loam with data that it makes up. It touches no project.`,
+		Example: "  loam bench history --keys 5000 --batches 5",
+		Args:    noArguments,
+	}
+	c.AddCommand(a.benchHistoryCommand())
+	return c
+}
+
+func (a *app) benchHistoryCommand() *cobra.Command {
+	var o bench.Options
+	var profile string
+	c := &cobra.Command{
+		Use:   "history",
+		Short: "Measure what a micro-batch of changes costs",
+		Long: `bench history fills a log and a history with contacts and commits batches of changes of contacts drawn at random, on the disk
+that --dir is on. Beside each batch it appends the same rows to a plain Iceberg table, to tell a figure from the machine's noise.`,
+		Example: "  loam bench history --keys 20000 --batches 10\n  loam bench history --keys 10000 --batch 5000 --batches 0 --duration 2s",
+		Args:    noArguments,
+		RunE: func(c *cobra.Command, _ []string) error {
+			switch {
+			case o.Keys < 1 || o.Batch < 1 || o.Batches < 0:
+				return misused("--keys and --batch are numbers above 0, and --batches not below")
+			case o.Mix.Late < 0 || o.Mix.Late > 1 || o.Mix.NoOp < 0 || o.Mix.NoOp > 1:
+				return misused("--late and --no-ops are shares between 0 and 1")
+			}
+			return profiled(profile, func() error { return a.benchHistory(c.Context(), o) })
+		},
+	}
+	f := c.Flags()
+	f.IntVar(&o.Keys, "keys", 1_000_000, "contacts that the history begins with")
+	f.IntVar(&o.Batch, "batch", 10_000, "changes a batch")
+	f.IntVar(&o.Batches, "batches", 200, "batches to commit; 0 means as many as --duration allows")
+	f.DurationVar(&o.Duration, "duration", 0, "end after this time")
+	f.Float64Var(&o.Mix.Late, "late", 0.01, "share of late changes: nine of ten by under an hour, the others by up to 90 days")
+	f.Float64Var(&o.Mix.NoOp, "no-ops", 0.2, "share of changes that change nothing")
+	f.BoolVar(&o.Maintain, "maintain", true, "compact files beside, as a worker does")
+	f.BoolVar(&o.Plain, "plain", true, "append the same rows to a plain table beside each batch")
+	f.StringVar(&o.Dir, "dir", "", "an empty folder on the disk to measure (default: a temporary one, removed at the end)")
+	f.Uint64Var(&o.Seed, "seed", 1, "seed of what is made up")
+	f.StringVar(&profile, "cpu-profile", "", "write a profile of the process to this file, for `go tool pprof`")
+	return c
+}
+
+// profiled runs work, and writes its CPU profile to the file unless that is "".
+func profiled(file string, work func() error) error {
+	if file == "" {
+		return work()
+	}
+	out, err := os.Create(file)
+	if err != nil {
+		return fmt.Errorf("write the profile: %w", err)
+	}
+	if err := pprof.StartCPUProfile(out); err != nil {
+		return errors.Join(fmt.Errorf("write the profile: %w", err), out.Close())
+	}
+	err = work()
+	pprof.StopCPUProfile()
+	return errors.Join(err, out.Close())
+}
+
+func (a *app) benchHistory(ctx context.Context, o bench.Options) error {
+	if o.Dir == "" {
+		dir, err := os.MkdirTemp("", "loam-bench-")
+		if err != nil {
+			return fmt.Errorf("make a folder to measure in: %w", err)
+		}
+		defer os.RemoveAll(dir)
+		o.Dir = dir
+	}
+	if o.Batches == 0 && o.Duration == 0 {
+		return misused("give --batches or --duration")
+	}
+	o.Progress = a.err
+	r, err := bench.History(ctx, feature.Builtin("contact"), o)
+	if err != nil {
+		return err
+	}
+	return a.result(r, func(w io.Writer) { r.Print(w, o) })
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
+)
+
+// maintainOptions are the settings of maintain.
+type maintainOptions struct {
+	expireAge time.Duration // of snapshots
+	orphanAge time.Duration // of files that no snapshot names
+}
+
+func (a *app) maintainCommand() *cobra.Command {
+	var o maintainOptions
+	var streams []string
+	c := &cobra.Command{
+		Use:   "maintain",
+		Short: "Compact files, expire snapshots, remove orphans",
+		Long: `maintain writes the small files of each log and history again as few large ones without deleted rows, merges manifests,
+expires old snapshots but for those that a dataset has pinned, and removes files that no snapshot names. It changes no rows and
+works beside running workers, which compact as they go; use it after a large backfill, or by a schedule.
+
+A file is removed only once it has been known as an orphan for a while: a first call notes it, a later one removes it.`,
+		Example: "  loam maintain\n  loam maintain --stream contact --expire-older 168h",
+		Args:    noArguments,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if o.expireAge < 0 {
+				return misused("--expire-older is at least 0s")
+			}
+			if o.orphanAge < time.Hour {
+				return misused("--orphans-older is at least 1h: files of a commit on its way look like orphans")
+			}
+			return a.maintain(c.Context(), o, streams)
+		},
+	}
+	c.Flags().StringSliceVar(&streams, "stream", nil, "only these streams")
+	c.Flags().DurationVar(&o.expireAge, "expire-older", 24*time.Hour, "expire snapshots older than this; the newest 50 stay")
+	c.Flags().DurationVar(&o.orphanAge, "orphans-older", 24*time.Hour, "remove files that have been orphans for so long")
+	return c
+}
+
+// maintained is what maintenance did to a stream, for machines.
+type maintained struct {
+	Stream       string `json:"stream"`
+	FilesBefore  int    `json:"files_before"` // of those compacted
+	FilesAfter   int    `json:"files_after"`
+	Rows         int64  `json:"rows_written"`
+	Deleted      int64  `json:"deleted_rows_gone"`
+	Expired      int    `json:"snapshots_expired"`
+	Orphans      int    `json:"orphans_removed"`
+	OrphanBytes  int64  `json:"orphans_removed_bytes"`
+	OrphansNoted int    `json:"orphans_noted"`
+}
+
+func (a *app) maintain(ctx context.Context, o maintainOptions, names []string) error {
+	p, l, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	streams, err := pickStreams(p, names)
+	if err != nil {
+		return err
+	}
+	var all []maintained
+	for _, s := range streams {
+		m, err := a.maintainStream(ctx, p, l, s, o)
+		if err != nil {
+			return fmt.Errorf("maintain stream %s: %w", s.Name, err)
+		}
+		all = append(all, m)
+	}
+	return a.result(all, func(w io.Writer) {
+		for _, m := range all {
+			m.print(w)
+		}
+	})
+}
+
+func (a *app) maintainStream(ctx context.Context, p *feature.Project, l *lake.Lake, s *feature.Stream, o maintainOptions) (maintained, error) {
+	done := maintained{Stream: s.Name}
+	m, err := l.OpenMaintainer(ctx, s, lake.MaintainOptions{MemoryBytes: streamMemoryBytes, TempDir: tempDir(p), Now: a.now})
+	if err != nil {
+		return done, err
+	}
+	defer m.Close()
+	for {
+		c, due, err := m.Compact(ctx, true)
+		if err != nil {
+			return done, err
+		}
+		if !due {
+			break
+		}
+		done.FilesBefore, done.FilesAfter = done.FilesBefore+c.FilesBefore, done.FilesAfter+c.FilesAfter
+		done.Rows, done.Deleted = done.Rows+c.Rows, done.Deleted+c.Deleted
+	}
+	if done.Expired, err = m.Expire(ctx, o.expireAge); err != nil {
+		return done, err
+	}
+	orphans, err := m.RemoveOrphans(ctx, o.orphanAge)
+	done.Orphans, done.OrphanBytes, done.OrphansNoted = orphans.Removed, orphans.Bytes, orphans.Waiting
+	return done, err
+}
+
+func (m maintained) print(w io.Writer) {
+	fmt.Fprintf(w, "%s: ", m.Stream)
+	if m.FilesBefore == 0 {
+		fmt.Fprint(w, "nothing to compact")
+	} else {
+		fmt.Fprintf(w, "%s became %s of %s", count(int64(m.FilesBefore), "file"), number(int64(m.FilesAfter)), count(m.Rows, "row"))
+		if m.Deleted > 0 {
+			fmt.Fprintf(w, " without %s deleted ones", number(m.Deleted))
+		}
+	}
+	fmt.Fprintf(w, "; %s expired", count(int64(m.Expired), "snapshot"))
+	fmt.Fprintf(w, "; %s removed, %s noted\n", count(int64(m.Orphans), "orphan"), number(int64(m.OrphansNoted)))
+}
+
+// Bounds of a worker's maintenance.
+const (
+	// maintainMemoryBytes bounds the memory of the DuckDB that sorts.
+	maintainMemoryBytes = 512 << 20
+	maintainEvery       = time.Second // how often it is looked for what to do
+	orphansEvery        = 6 * time.Hour
+	orphansAge          = 24 * time.Hour
+)
+
+// maintain compacts the streams' files while the worker goes on, one at a time, for the share of the time that the worker
+// was given: after each compaction it rests. What goes wrong is told and tried again later: the line doesn't end for it.
+func (w *worker) maintain(ctx context.Context) {
+	next := w.now().Add(orphansEvery)
+	for {
+		orphans := w.now().After(next)
+		if orphans {
+			next = w.now().Add(orphansEvery)
+		}
+		begin := time.Now()
+		done := false
+		for _, o := range w.line.all() {
+			did, err := w.maintainOne(ctx, o.def, orphans)
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				w.say("maintenance of %s: %v; it is tried again", o.def.Name, err)
+			}
+			done = done || did && err == nil
+		}
+		rest := maintainEvery
+		if done {
+			rest = time.Duration(float64(time.Since(begin)) * (1/w.options.maintainShare - 1))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(rest):
+		}
+	}
+}
+
+// maintainOne does one compaction of a stream, if one is due.
+func (w *worker) maintainOne(ctx context.Context, s *feature.Stream, orphans bool) (done bool, err error) {
+	m, err := w.line.lake.OpenMaintainer(ctx, s, lake.MaintainOptions{
+		MemoryBytes: maintainMemoryBytes, TempDir: tempDir(w.project), Threads: 1, Now: w.now,
+	})
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	_, done, err = m.Compact(ctx, false)
+	if err == nil && orphans {
+		_, err = m.RemoveOrphans(ctx, orphansAge)
+	}
+	return done, err
+}
