@@ -15,7 +15,7 @@ export CGO_ENABLED := 1
 export KAFKA_PORT REDIS_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race bench gobench fmt lint demo ci services-up services-down toolchain announce
+.PHONY: help build test race freshness bench gobench fmt lint demo ci services-up services-down toolchain announce
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ race: announce ## tests under the race detector, of the packages that don't link
 
 without_duckdb = go list -test -f '{{if eq .Name "main"}}{{.ImportPath}}{{range .Deps}} {{.}}{{end}}{{end}}' ./... \
 	| awk '$$1 ~ /\.test$$/ && !/duckdb/ {sub(/\.test$$/, "", $$1); print $$1}'
+
+freshness: announce ## how long an event takes from Kafka to Redis, held to 3 s; on real services, with nothing beside
+	LOAM_TEST_ALONE=1 go test -count=1 -run '^TestFreshness$$' -v $(TESTARGS) ./internal/e2e
 
 bench: build ## what a micro-batch costs (docs/bench.md); BENCH='--keys 5000000 --batch 50000 --duration 10m' sets flags
 	bin/loam bench history $(BENCH)

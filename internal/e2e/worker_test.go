@@ -250,7 +250,8 @@ func TestTwoWorkers(t *testing.T) {
 	s.whole()
 }
 
-// How long an event takes from the producer to a value that can be read.
+// How long an event takes from the producer to a value that can be read. It is held to a bound where nothing else runs, as
+// LOAM_TEST_ALONE=1 says (make freshness); beside other packages' tests it is what their load makes it.
 func TestFreshness(t *testing.T) {
 	kafkaAt, redisAt := service(t, "LOAM_TEST_KAFKA"), service(t, "LOAM_TEST_REDIS")
 	s := newStream(t, kafkaAt, redisAt)
@@ -337,7 +338,7 @@ func TestFreshness(t *testing.T) {
 		return took[int(share*float64(len(took)-1))].Round(time.Millisecond)
 	}
 	t.Logf("%d events at %d a second, from produced to readable: p50 %s, p95 %s, p99 %s, most %s", len(took), rate, at(0.5), at(0.95), at(0.99), at(1))
-	if at(0.95) > 3*time.Second {
+	if os.Getenv("LOAM_TEST_ALONE") == "1" && at(0.95) > 3*time.Second {
 		t.Errorf("p95 is %s, want 3s at most", at(0.95))
 	}
 	s.whole()
