@@ -2,6 +2,7 @@ package lake
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/apache/iceberg-go"
+	"github.com/apache/iceberg-go/table"
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/scd"
@@ -361,6 +363,74 @@ func TestFence(t *testing.T) {
 	if o, err := s.Offsets(); err != nil || o.Partitions[feature.Partition{Topic: "thing.v1"}].Next != 1 {
 		t.Errorf("offsets %+v, %v", o, err)
 	}
+}
+
+// Of two processes that move the same offsets at one moment, neither with a row, the second is refused.
+func TestOffsetsAloneAreFenced(t *testing.T) {
+	dir, ctx := t.TempDir(), context.Background()
+	def := testStream()
+	first, second := openStream(t, openLakeAt(t, dir, 3), def), openStream(t, openLakeAt(t, dir, 3), def)
+	p := feature.Partition{Topic: "thing.v1"}
+	idle := func(to int64) *feature.Batch {
+		return &feature.Batch{Stream: def, Spans: []feature.Span{{Partition: p, To: to, Counts: feature.Counts{Read: to, Refused: to}}}}
+	}
+	tries := 0
+	err := first.log.commit(ctx, func(ctx context.Context, base *table.Table, tx *table.Transaction, summary iceberg.Properties) error {
+		tries++
+		offsets, err := parseOffsets(base.Properties())
+		if err != nil {
+			return err
+		}
+		props, err := offsets.move(idle(3).Spans, summary[summaryCommit])
+		if err != nil {
+			return err
+		}
+		if tries == 1 {
+			if _, err := second.Commit(ctx, idle(5), second.Head()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return tx.SetProperties(props)
+	})
+	if !errors.Is(err, ErrFenced) || tries != 2 {
+		t.Errorf("%v after %d tries, want %v after 2", err, tries, ErrFenced)
+	}
+	o, err := second.Offsets()
+	if at := o.Partitions[p]; err != nil || at.Next != 5 || at.Counts.Read != 5 {
+		t.Errorf("the log stands at %+v, %v", at, err)
+	}
+}
+
+// Whoever is given a partition brings the history to where its log stands, of that partition alone, and goes on.
+func TestResume(t *testing.T) {
+	l, ctx := openLake(t), context.Background()
+	def := testStream()
+	gone, other, next := openStream(t, l, def), openStream(t, l, def), openStream(t, l, def)
+	rows := []row{{id: "a", v: "A", at: 10, topic: "thing.v1"}, {id: "b", v: "B", at: 20, topic: "other.v1"}, {id: "a", v: "C", at: 30, topic: "thing.v1", offset: 1}}
+	froms := map[string]int64{}
+	for i, s := range []*Stream{gone, other} {
+		b := batchOf(def, rows[i:i+1], froms)
+		written, err := s.commitLog(ctx, b, s.Head(), &Result{}) // and it ends before the history
+		if err != nil {
+			t.Fatal(err)
+		}
+		releaseAll(written)
+		b.Release()
+	}
+	p := feature.Partition{Topic: "thing.v1"}
+	offsets, err := next.Resume(ctx, []feature.Partition{p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at, _ := offsets.Of(p); at.Next != 1 {
+		t.Errorf("the partition is resumed at %+v", at)
+	}
+	compare(t, read(t, l, def), want(rows[:1]))
+	commit(t, next, rows[2:], froms)
+	if _, err := next.Resume(ctx, []feature.Partition{{Topic: "other.v1"}}); err != nil {
+		t.Fatal(err)
+	}
+	compare(t, read(t, l, def), want(rows))
 }
 
 // Two workers with partitions of their own write the same tables, and the keys of a third overlap with theirs.

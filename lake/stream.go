@@ -333,6 +333,30 @@ func unlessChanged(err error) error {
 	return err
 }
 
+// Resume brings the stream to where others have left these partitions, and gives the log's offsets: who read them before may have ended
+// between the commits to the log and to the history.
+func (s *Stream) Resume(ctx context.Context, partitions []feature.Partition) (Offsets, error) {
+	if s.history != nil {
+		if err := s.history.reload(ctx); err != nil {
+			return Offsets{}, err
+		}
+	}
+	if err := s.log.reload(ctx); err != nil { // it is then at least as far as the history
+		return Offsets{}, err
+	}
+	if s.history != nil {
+		behind, err := s.behind()
+		if err != nil {
+			return Offsets{}, err
+		}
+		behind = slices.DeleteFunc(behind, func(span feature.Span) bool { return !slices.Contains(partitions, span.Partition) })
+		if err := s.catchUpBy(ctx, behind); err != nil {
+			return Offsets{}, err
+		}
+	}
+	return s.log.Offsets()
+}
+
 // Check is [ErrRewound] or [ErrChanged] where the stream has to be opened anew.
 func (s *Stream) Check(ctx context.Context) error { return s.log.reload(ctx) }
 

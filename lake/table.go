@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -263,6 +264,11 @@ func (t *Table) send(ctx context.Context, tx *table.Transaction) (*table.Table, 
 	if err != nil {
 		return nil, err
 	}
+	// Of two commits that move offsets alone neither moves the head, so that the second must see the first by the properties. Only the local
+	// catalog can be asked to.
+	if t.lake.sqlite != nil {
+		staged.Requirements = append(staged.Requirements, unmoved{t.tbl.Properties()})
+	}
 	metadata, location, err := t.lake.catalog.CommitTable(ctx, staged.Identifier, staged.Requirements, staged.Updates)
 	if err != nil {
 		return nil, err
@@ -271,6 +277,20 @@ func (t *Table) send(ctx context.Context, tx *table.Transaction) (*table.Table, 
 	next := table.New(t.ident, metadata, location, t.tbl.FS, t.lake.catalog)
 	t.removeMetadata(ctx, next)
 	return next, nil
+}
+
+// unmoved requires that a table's properties are what they were.
+type unmoved struct{ properties iceberg.Properties }
+
+// GetType names the requirement, which no remote catalog knows.
+func (unmoved) GetType() string { return "loam-unmoved" }
+
+// Validate fails where a property is another one.
+func (u unmoved) Validate(m table.Metadata) error {
+	if m == nil || !maps.Equal(m.Properties(), u.properties) {
+		return errors.New("requirement failed: another commit has moved the offsets")
+	}
+	return nil
 }
 
 // removeMetadata removes the metadata files that the next state of the table no longer remembers.
