@@ -137,7 +137,7 @@ func (l *loader) loadProject(text []byte) {
 		},
 		"broker": func(n *yaml.Node, field string) {
 			r.given(n, field, "tls", "sasl")
-			seen := r.mapping(n, field, fields{"seeds": r.strs(&p.Broker.Seeds), "tls": r.tls(&p.Broker.TLS), "sasl": r.sasl(&p.Broker.SASL)})
+			seen := r.mapping(n, field, fields{"seeds": r.strs(&p.Broker.Seeds), "group": r.str(&p.Broker.Group), "tls": r.tls(&p.Broker.TLS), "sasl": r.sasl(&p.Broker.SASL)})
 			if m := p.Broker.SASL.Mechanism; (m == Plain || m == OAuthBearer) && !p.Broker.TLS.On {
 				r.problem(seen["sasl"], join(field, "sasl"), fmt.Sprintf("%s sends the secret as it is, and without tls anybody on the way can read it", m), "add tls: {}, or use SCRAM-SHA-512")
 			}

@@ -24,6 +24,7 @@ func (l Lake) REST() bool {
 // Broker says where the topics are; without seeds they are folders under .loam/topics.
 type Broker struct {
 	Seeds []string // host:port
+	Group string   // of the consumers that share the topics
 	TLS   TLS
 	SASL  SASL
 }

@@ -44,6 +44,7 @@ type Poll struct {
 	Records []Record            // in order of offset within each partition; valid until the next call
 	Ends    []feature.Partition // partitions of which nothing more was there to read
 	Done    bool                // the source has ended: nothing will ever follow
+	Given   []feature.Partition // partitions whose records come from now on, from where they are to be read then
 }
 
 // Source gives records from where it was opened on. A source that tails waits for records until the context is done,

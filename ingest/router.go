@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -107,6 +108,21 @@ func (r *Router) Add(rec *Record, now int64) {
 		d.refuse(r.letter(rec, refused, recordedAt), s)
 	}
 }
+
+// Restart forgets where partitions stand, so that Starts and RecordedAt are asked anew: others may have read them meanwhile. Nothing
+// of them may wait for a flush.
+func (r *Router) Restart(partitions []feature.Partition) {
+	for _, p := range partitions {
+		delete(r.recorded, p)
+		delete(r.next, p)
+		for _, d := range r.decoders {
+			delete(d.from, p)
+		}
+	}
+}
+
+// Refuse adds to the positions that are known as dead letters.
+func (r *Router) Refuse(refused map[feature.Position]feature.Reason) { maps.Copy(r.o.Refused, refused) }
 
 // recordedAt is now, but never before what the partition has had.
 func (r *Router) recordedAt(p feature.Partition, now int64) int64 {

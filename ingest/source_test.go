@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -428,6 +429,172 @@ func TestKafkaGapWhileReading(t *testing.T) {
 		case !earliest && (err == nil || !strings.Contains(err.Error(), gap)):
 			t.Errorf("got %q, %v, want %q", got, err, gap)
 		}
+	}
+}
+
+// Members of a group share a topic's partitions: whatever comes and goes, each record is read once from where the lake stands, and
+// what was polled is settled before a partition changes hands.
+func TestKafkaGroup(t *testing.T) {
+	const partitions, events = 6, 6000
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, "contact.v1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	producer, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer producer.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+
+	var mu sync.Mutex
+	lake := map[feature.Partition]int64{}
+	times := map[string]int{} // each record was read
+	owner := map[feature.Partition]string{}
+	member := func(name, instance string) (*Kafka, func()) {
+		var pending map[feature.Partition]int64 // polled and not settled
+		settle := func() {
+			for p, next := range pending {
+				lake[p] = next
+			}
+			pending = map[feature.Partition]int64{}
+		}
+		k, err := OpenKafka(ctx, KafkaOptions{
+			Seeds: cluster.ListenAddrs(), Topics: []string{"contact.v1"}, TopicID: func(string) string { return "" },
+			Starts: func(p feature.Partition) int64 {
+				mu.Lock()
+				defer mu.Unlock()
+				return lake[p]
+			},
+			Group: &KafkaGroup{
+				Name: "loam.test", Instance: instance,
+				Given: func(_ context.Context, given []feature.Partition) error {
+					mu.Lock()
+					defer mu.Unlock()
+					for _, p := range given {
+						if owner[p] != "" {
+							t.Errorf("%v is given to %s while %s has it", p, name, owner[p])
+						}
+						owner[p] = name
+					}
+					return nil
+				},
+				Taken: func(_ context.Context, taken []feature.Partition) {
+					mu.Lock()
+					defer mu.Unlock()
+					settle()
+					for _, p := range taken {
+						owner[p] = ""
+					}
+				},
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reading, stop := context.WithCancel(ctx)
+		var done sync.WaitGroup
+		done.Go(func() {
+			for reading.Err() == nil {
+				poll, err := k.Poll(reading)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				settle()
+				for _, r := range poll.Records {
+					p := feature.Partition{Topic: r.Topic, Index: r.Partition}
+					if owner[p] != name {
+						t.Errorf("%s reads %v, which is %q's", name, p, owner[p])
+					}
+					if pending[p] = r.Offset + 1; r.Offset < lake[p] {
+						t.Errorf("%s reads offset %d of %v again", name, r.Offset, p)
+					}
+					times[string(r.Value)]++
+				}
+				mu.Unlock()
+			}
+			mu.Lock()
+			settle()
+			mu.Unlock()
+		})
+		return k, func() {
+			stop()
+			done.Wait()
+		}
+	}
+	shares := func() map[string]int {
+		mu.Lock()
+		defer mu.Unlock()
+		n := map[string]int{}
+		for _, name := range owner {
+			n[name]++
+		}
+		return n
+	}
+	await := func(what string, so func(map[string]int) bool) {
+		t.Helper()
+		for !so(shares()) {
+			if ctx.Err() != nil {
+				t.Fatalf("not: %s; the shares are %v", what, shares())
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	sent := 0
+	send := func() {
+		for range events / 4 {
+			producer.Produce(ctx, &kgo.Record{Topic: "contact.v1", Value: fmt.Append(nil, sent)}, nil)
+			sent++
+		}
+		if err := producer.Flush(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, stopFirst := member("first", "instance-1")
+	await("one reads all", func(n map[string]int) bool { return n["first"] == partitions })
+	send()
+	second, stopSecond := member("second", "")
+	send()
+	await("two share", func(n map[string]int) bool { return n["first"] == partitions/2 && n["second"] == partitions/2 })
+	send()
+	stopFirst()
+	if err := first.Leave(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	await("the other one reads all", func(n map[string]int) bool { return n["second"] == partitions })
+	send()
+	await("all were read", func(map[string]int) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(times) == events
+	})
+	stopSecond()
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for value, n := range times {
+		if n != 1 {
+			t.Errorf("record %s was read %d times", value, n)
+		}
+	}
+	end, err := OpenKafka(ctx, KafkaOptions{
+		Seeds: cluster.ListenAddrs(), Topics: []string{"contact.v1"}, TopicID: func(string) string { return "" }, UntilEnd: true,
+		Starts: func(p feature.Partition) int64 { return lake[p] },
+		Group:  &KafkaGroup{Name: "loam.test", Given: func(context.Context, []feature.Partition) error { return nil }, Taken: func(context.Context, []feature.Partition) {}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end.Close()
+	if got, err := drain(t, end); err != nil || len(got) > 0 {
+		t.Errorf("at the end of all %q is read, %v", got, err)
 	}
 }
 

@@ -357,8 +357,19 @@ func (s *Stream) Resume(ctx context.Context, partitions []feature.Partition) (Of
 	return s.log.Offsets()
 }
 
-// Check is [ErrRewound] or [ErrChanged] where the stream has to be opened anew.
-func (s *Stream) Check(ctx context.Context) error { return s.log.reload(ctx) }
+// Check is [ErrRewound] or [ErrChanged] where the stream has to be opened anew, and [ErrFenced] where the log doesn't stand where the
+// spans begin.
+func (s *Stream) Check(ctx context.Context, spans []feature.Span) error {
+	if err := s.log.reload(ctx); err != nil {
+		return err
+	}
+	offsets, err := s.log.Offsets()
+	if err != nil {
+		return err
+	}
+	_, err = offsets.move(spans, "")
+	return err
+}
 
 // Warm loads what commits to a history need in memory. Without it the first commit does.
 func (s *Stream) Warm(ctx context.Context) error {

@@ -256,7 +256,7 @@ func TestBuildBesideWriter(t *testing.T) {
 				w.write(w.live, b)
 				positions["thing"][b.Spans[0].Partition] = b.Spans[0].To
 				w.fatal(s.Lease(context.Background(), "worker"))
-				w.fatal(w.live.Join(context.Background(), positions))
+				w.fatal(w.live.Join(context.Background(), "worker", positions))
 				if behind = append(behind, b); len(behind) > 3 {
 					w.commit(behind...)
 					behind = nil
@@ -286,7 +286,7 @@ func TestJoinedBeyondSnapshot(t *testing.T) {
 		view := writer(t, s, w.project, "all")
 		g, err := view.Build(ctx, w.lake, BuildOptions{Now: time.Now, Progress: func(int64, int64) {
 			w.commit(missed)
-			w.fatal(w.live.Join(ctx, map[string]map[feature.Partition]int64{"thing": {w.topic(0): 40}}))
+			w.fatal(w.live.Join(ctx, "worker", map[string]map[feature.Partition]int64{"thing": {w.topic(0): 40}}))
 			b := w.batch(w.topic(0), 10, false)
 			w.write(w.live, b)
 			w.commit(b)
@@ -294,6 +294,64 @@ func TestJoinedBeyondSnapshot(t *testing.T) {
 		w.fatal(err)
 		w.fatal(s.Switch(ctx, "all", g))
 		w.check("joined beyond the snapshot", "all")
+	})
+}
+
+// A build waits for every worker that runs, for one whose lease has run out no longer, and for a partition that changes hands meanwhile
+// nothing is missed.
+func TestBuildAwaitsEveryWorker(t *testing.T) {
+	eachWorld(t, func(t *testing.T, s *Store, w *liveWorld) {
+		ctx := context.Background()
+		w.commit(w.batch(w.topic(0), 10, false), w.batch(w.topic(1), 10, false))
+		for _, worker := range []string{"a", "b"} {
+			w.fatal(s.Lease(ctx, worker))
+		}
+		if running, err := s.Workers(ctx); err != nil || !slices.Equal(running, []string{"a", "b"}) {
+			t.Fatalf("running are %v, %v", running, err)
+		}
+		view := writer(t, s, w.project, "all")
+		built := make(chan Generation)
+		go func() {
+			g, err := view.Build(ctx, w.lake, BuildOptions{Now: time.Now})
+			if err != nil {
+				t.Error(err)
+			}
+			built <- g
+		}()
+		join := func(worker string, index int32) {
+			t.Helper()
+			for {
+				w.fatal(w.live.Join(ctx, worker, map[string]map[feature.Partition]int64{"thing": {w.topic(index): 10}}))
+				all, err := s.Generations(ctx, "all")
+				w.fatal(err)
+				if len(all.All) == 1 && slices.Contains(all.All[0].Joined, worker) {
+					return
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}
+		join("a", 0)
+		select {
+		case g := <-built:
+			t.Fatalf("generation %d waited for one of two workers", g.Number)
+		case <-time.After(10 * poll):
+		}
+		// What a writes while b has not joined, b writes on once the partition is its own.
+		mine, next := w.batch(w.topic(0), 10, false), w.batch(w.topic(0), 10, false)
+		w.write(w.live, mine)
+		w.commit(mine)
+		join("b", 1)
+		g := <-built
+		other := w.open()
+		w.write(other, next)
+		w.commit(next)
+		w.fatal(s.Switch(ctx, "all", g))
+		w.fatal(s.Release(ctx, "b"))
+		if running, err := s.Workers(ctx); err != nil || !slices.Equal(running, []string{"a"}) {
+			t.Errorf("running are %v, %v", running, err)
+		}
+		w.fatal(s.Release(ctx, "a"))
+		w.check("built beside two workers", "all")
 	})
 }
 

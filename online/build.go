@@ -30,11 +30,11 @@ const poll = 25 * time.Millisecond
 // one that is read. A worker may run beside it. No change is missed:
 //
 //  1. The generation is entered first. From then on whoever writes the view writes it, too.
-//  2. Where a worker runs, Build waits until it has joined: it has marked the offsets from which on it writes the
+//  2. Build waits until every worker that runs has joined: it has marked the offsets from which on it writes the
 //     generation.
-//  3. The snapshot is taken once the lake is past those marks, so each change is in it, or was written by the worker, or
+//  3. The snapshot is taken once the lake is past those marks, so each change is in it, or was written by a worker, or
 //     both. Every write is guarded by its order, which makes both harmless.
-//  4. A worker that starts meanwhile may join beyond the snapshot: what lies between is read from the log.
+//  4. A worker that starts meanwhile may mark a partition beyond the snapshot: what lies between is read from the log.
 //
 // Of a build that fails nothing is left.
 func (w *ViewWriter) Build(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, error) {
@@ -55,7 +55,7 @@ func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 	if err != nil {
 		return g, err
 	}
-	if err := w.awaitWorker(ctx, &g); err != nil {
+	if err := w.awaitWorkers(ctx, &g); err != nil {
 		return g, err
 	}
 	reading, offsets, err := readPast(ctx, l, w.stream, g.Marks)
@@ -71,13 +71,15 @@ func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 	if err := w.store.complete(ctx, w.view.Name, g); err != nil {
 		return g, err
 	}
-	joined := g.Joined
-	if g, err = w.store.generation(ctx, w.view.Name, g.Number); err != nil || joined {
+	before := g.Marks
+	if g, err = w.store.generation(ctx, w.view.Name, g.Number); err != nil {
 		return g, err
 	}
 	var gaps []feature.Span
 	for p, mark := range g.Marks {
-		if at, _ := offsets.Of(p); at.Next < mark {
+		// From a mark that the snapshot is past on, a partition is written without a gap, whoever reads it.
+		_, marked := before[p]
+		if at, _ := offsets.Of(p); !marked && at.Next < mark {
 			gaps = append(gaps, feature.Span{Partition: p, From: at.Next, To: mark})
 		}
 	}
@@ -87,22 +89,22 @@ func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 	return g, w.catchUp(ctx, l, g.Number, gaps)
 }
 
-// awaitWorker waits until the worker has joined the generation, or none runs, and reads its marks.
-func (w *ViewWriter) awaitWorker(ctx context.Context, g *Generation) error {
+// awaitWorkers waits until every worker that runs has joined the generation, and reads its marks.
+func (w *ViewWriter) awaitWorkers(ctx context.Context, g *Generation) error {
 	for {
-		// The lease is read first: a worker that takes it later finds the generation entered.
-		runs, err := w.store.WorkerRuns(ctx)
+		// The leases are read first: a worker that takes one later finds the generation entered.
+		workers, err := w.store.Workers(ctx)
 		if err != nil {
 			return err
 		}
 		if *g, err = w.store.generation(ctx, w.view.Name, g.Number); err != nil {
 			return err
 		}
-		if g.Joined || !runs {
+		if !slices.ContainsFunc(workers, func(worker string) bool { return !slices.Contains(g.Joined, worker) }) {
 			return nil
 		}
 		if err := pause(ctx); err != nil {
-			return fmt.Errorf("wait for the worker to join generation %d: %w", g.Number, err)
+			return fmt.Errorf("wait for the workers to join generation %d: %w", g.Number, err)
 		}
 	}
 }

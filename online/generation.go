@@ -34,10 +34,10 @@ type Generation struct {
 	Base       map[string]int64 `json:"base"` // offsets of the snapshot that it was built from, by <topic>:<partition>
 	Runs       []string         `json:"runs"` // run ids of the masters it was built on
 	BuiltAt    time.Time        `json:"built_at"`
-	// Marks are the offsets up to which the partitions are written. One of a building generation says where the worker
+	// Marks are the offsets up to which the partitions are written. One of a building generation says where a worker
 	// began to write it; a file has one only while it is being backfilled.
 	Marks  map[feature.Partition]int64 `json:"-"`
-	Joined bool                        `json:"-"`
+	Joined []string                    `json:"-"` // workers that write it
 }
 
 // Generations are all generations of a view.
@@ -64,6 +64,12 @@ func (s *Store) Generations(ctx context.Context, view string) (Generations, erro
 		}
 	}
 	for field, text := range fields {
+		if number, worker, joined := strings.Cut(field, "@"); joined {
+			if n, err := strconv.ParseInt(number, 10, 64); err == nil && byNumber[n] != nil {
+				byNumber[n].Joined = append(byNumber[n].Joined, worker)
+				continue
+			}
+		}
 		switch number, rest, isOffset := strings.Cut(field, ":"); {
 		case field == "current":
 			if g.Current, err = strconv.ParseInt(text, 10, 64); err != nil {
@@ -72,10 +78,6 @@ func (s *Store) Generations(ctx context.Context, view string) (Generations, erro
 		case isOffset:
 			n, err1 := strconv.ParseInt(number, 10, 64)
 			if err1 != nil || byNumber[n] == nil {
-				continue
-			}
-			if rest == fieldJoined {
-				byNumber[n].Joined = true
 				continue
 			}
 			p, ok := parsePartition(rest)
@@ -113,8 +115,8 @@ func parsePartition(text string) (feature.Partition, bool) {
 	return feature.Partition{Topic: text[:i], Index: int32(n)}, err == nil
 }
 
-// fieldJoined ends the name of the field that says that the worker writes a generation.
-const fieldJoined = "joined"
+// joinedField is the field that says that a worker writes a generation.
+func joinedField(number int64, worker string) string { return fmt.Sprintf("%d@%s", number, worker) }
 
 func markField(number int64, p feature.Partition) string {
 	return fmt.Sprintf("%d:%s", number, partitionText(p))
@@ -218,14 +220,14 @@ func (s *Store) unmark(ctx context.Context, view string, number int64, partition
 	return nil
 }
 
-// join marks where the worker begins to write a generation, and says that it does.
-func (s *Store) join(ctx context.Context, view string, g Generation, positions map[feature.Partition]int64) error {
+// join marks where a worker begins to write a generation, and says that it does.
+func (s *Store) join(ctx context.Context, view string, g Generation, worker string, positions map[feature.Partition]int64) error {
 	key := generationsKey(s.project, view)
 	_, err := s.redis.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		for partition, offset := range positions {
 			p.HSetNX(ctx, key, markField(g.Number, partition), offset)
 		}
-		p.HSet(ctx, key, fmt.Sprintf("%d:%s", g.Number, fieldJoined), 1)
+		p.HSet(ctx, key, joinedField(g.Number, worker), 1)
 		return nil
 	})
 	if err != nil {
@@ -288,7 +290,10 @@ func (s *Store) remove(ctx context.Context, view string, g Generation) error {
 	if err != nil {
 		return fmt.Errorf("remove generation %d of %s: %w", g.Number, view, err)
 	}
-	fields := []string{strconv.FormatInt(g.Number, 10), fmt.Sprintf("%d:%s", g.Number, fieldJoined)}
+	fields := []string{strconv.FormatInt(g.Number, 10)}
+	for _, worker := range g.Joined {
+		fields = append(fields, joinedField(g.Number, worker))
+	}
 	for p := range g.Marks {
 		fields = append(fields, markField(g.Number, p))
 	}
@@ -326,33 +331,48 @@ func globEscape(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`).Replace(s)
 }
 
-// workerKey is the key of the lease that a worker holds while it runs.
-func workerKey(project string) string { return project + ":worker" }
+// workersKey is the key of the leases that workers hold while they run: a sorted set of their names, by when the leases run out in
+// milliseconds since 1970 of Redis's clock.
+func workersKey(project string) string { return project + ":workers" }
 
 // leaseTime is how long a worker counts as running after it last said so.
 const leaseTime = 10 * time.Second
 
 // Lease says that a worker runs, for the next ten seconds.
 func (s *Store) Lease(ctx context.Context, worker string) error {
-	if err := s.redis.Set(ctx, workerKey(s.project), worker, leaseTime).Err(); err != nil {
+	now, err := s.redis.Time(ctx).Result()
+	if err == nil {
+		_, err = s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+			p.ZRemRangeByScore(ctx, workersKey(s.project), "-inf", strconv.FormatInt(now.UnixMilli(), 10))
+			p.ZAdd(ctx, workersKey(s.project), redis.Z{Score: float64(now.Add(leaseTime).UnixMilli()), Member: worker})
+			return nil
+		})
+	}
+	if err != nil {
 		return fmt.Errorf("say that the worker runs: %w", err)
 	}
 	return nil
 }
 
-// Release says that the worker has stopped.
+// Release says that a worker has stopped.
 func (s *Store) Release(ctx context.Context, worker string) error {
-	if err := s.redis.Del(ctx, workerKey(s.project)).Err(); err != nil {
+	if err := s.redis.ZRem(ctx, workersKey(s.project), worker).Err(); err != nil {
 		return fmt.Errorf("say that the worker has stopped: %w", err)
 	}
 	return nil
 }
 
-// WorkerRuns reports whether a worker holds the lease.
-func (s *Store) WorkerRuns(ctx context.Context) (bool, error) {
-	n, err := s.redis.Exists(ctx, workerKey(s.project)).Result()
-	if err != nil {
-		return false, fmt.Errorf("ask whether a worker runs: %w", err)
+// Workers are the names of the workers that run, sorted.
+func (s *Store) Workers(ctx context.Context) ([]string, error) {
+	now, err := s.redis.Time(ctx).Result()
+	var workers []string
+	if err == nil {
+		// The bound is exclusive.
+		workers, err = s.redis.ZRangeByScore(ctx, workersKey(s.project), &redis.ZRangeBy{Min: "(" + strconv.FormatInt(now.UnixMilli(), 10), Max: "+inf"}).Result()
 	}
-	return n > 0, nil
+	if err != nil {
+		return nil, fmt.Errorf("ask which workers run: %w", err)
+	}
+	slices.Sort(workers)
+	return workers, nil
 }

@@ -243,9 +243,9 @@ func (l *Live) CatchUp(ctx context.Context, positions map[string]map[feature.Par
 	return nil
 }
 
-// Join marks, in every generation that is building, the positions from which on the worker writes it: the offset after
-// the last record of each partition that it has written. Builds wait for it.
-func (l *Live) Join(ctx context.Context, positions map[string]map[feature.Partition]int64) error {
+// Join marks, in every generation that is building, the positions from which on a worker writes it: the offset after
+// the last record of each partition that it reads and has written. Builds wait for it.
+func (l *Live) Join(ctx context.Context, worker string, positions map[string]map[feature.Partition]int64) error {
 	for stream, views := range l.views {
 		for _, w := range views {
 			targets, err := l.targets(ctx, w)
@@ -253,10 +253,10 @@ func (l *Live) Join(ctx context.Context, positions map[string]map[feature.Partit
 				return err
 			}
 			for _, g := range targets {
-				if g.State != Building || g.Joined {
+				if g.State != Building || slices.Contains(g.Joined, worker) {
 					continue
 				}
-				if err := l.store.join(ctx, w.view.Name, g, positions[stream]); err != nil {
+				if err := l.store.join(ctx, w.view.Name, g, worker, positions[stream]); err != nil {
 					return err
 				}
 			}

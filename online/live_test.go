@@ -25,7 +25,7 @@ func TestGapWhileBuilding(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := live.Join(ctx, map[string]map[feature.Partition]int64{"thing": {{Topic: stream.Topic}: 0}}); err != nil {
+		if err := live.Join(ctx, "worker", map[string]map[feature.Partition]int64{"thing": {{Topic: stream.Topic}: 0}}); err != nil {
 			t.Fatal(err)
 		}
 		for i, key := range []string{"a", "b", "c"} {

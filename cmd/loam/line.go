@@ -98,6 +98,13 @@ func (o *openStream) lookUp(ctx context.Context, ids []feature.Identity) (map[fe
 	return o.lake.LookUp(ctx, ids)
 }
 
+// resume gives where the log stands, once the history stands there in these partitions, too.
+func (o *openStream) resume(ctx context.Context, partitions []feature.Partition) (lake.Offsets, error) {
+	o.tables.Lock()
+	defer o.tables.Unlock()
+	return o.lake.Resume(ctx, partitions)
+}
+
 func (o *openStream) offsets() (lake.Offsets, error) {
 	o.tables.Lock()
 	defer o.tables.Unlock()
@@ -241,13 +248,12 @@ func (n *line) commit(ctx context.Context, batches []routed, did outcome) error 
 		letters = append(letters, b.Refused...)
 		spans = append(spans, b.Spans...)
 	}
+	merged := mergeByStream(batches)
 	if len(letters) > 0 {
-		// Dead letters of a stream that was rewound meanwhile would hide those that are found when it is read again.
-		for _, b := range batches {
-			if b.Stream == nil {
-				continue
-			}
-			if err := n.streams[b.Stream.Name].check(ctx); err != nil {
+		// Dead letters of a stream that was rewound meanwhile would hide those that are found when it is read again, and those of a
+		// partition that another worker reads now are its own.
+		for _, b := range merged {
+			if err := n.streams[b.Stream.Name].check(ctx, b.Spans); err != nil {
 				return err
 			}
 		}
@@ -263,7 +269,7 @@ func (n *line) commit(ctx context.Context, batches []routed, did outcome) error 
 		}
 		did.of("").Counts.Add(feature.Counts{Read: strays, Refused: strays})
 	}
-	for _, b := range mergeByStream(batches) {
+	for _, b := range merged {
 		if err := n.streams[b.Stream.Name].commit(ctx, b, did.of(b.Stream.Name)); err != nil {
 			return err
 		}
@@ -286,10 +292,18 @@ func (n *line) newStrays(letters []feature.DeadLetter) (int64, error) {
 	return strays, nil
 }
 
-func (o *openStream) check(ctx context.Context) error {
+func (o *openStream) check(ctx context.Context, spans []feature.Span) error {
 	o.tables.Lock()
 	defer o.tables.Unlock()
-	return o.lake.Check(ctx)
+	return alone(o.lake.Check(ctx, spans))
+}
+
+// alone says what to do where another process has taken the same.
+func alone(err error) error {
+	if errors.Is(err, lake.ErrFenced) {
+		return fmt.Errorf("%w; another loam run or backfill reads the same: end one of them, this one has written nothing twice", err)
+	}
+	return err
 }
 
 func (o *openStream) commit(ctx context.Context, b routed, did *streamOutcome) error {
@@ -304,10 +318,8 @@ func (o *openStream) commit(ctx context.Context, b routed, did *streamOutcome) e
 		did.Late += b.Late
 		did.Result.Add(r)
 	}
-	if errors.Is(err, lake.ErrFenced) {
-		return fmt.Errorf("%w; another loam run or backfill reads the same: end one of them, this one has written nothing twice", err)
-	} else if err != nil {
-		return err
+	if err != nil {
+		return alone(err)
 	}
 	o.tell(r.Foreign, head)
 	return nil
@@ -371,7 +383,11 @@ func merge(batches []routed) routed {
 // streams' logs have not passed: dead letters are committed first, and a process may end before the log is. A replay refuses
 // them again, though their time may have come, or a definition may have become wider since.
 func (n *line) refusedBefore(ctx context.Context, only *feature.Partition) (map[feature.Position]feature.Reason, error) {
-	letters, err := n.letters.Offsets()
+	table, err := n.lake.OpenDeadLetters(ctx) // as others have left it, and beside who commits to it
+	if err != nil {
+		return nil, err
+	}
+	letters, err := table.Offsets()
 	if err != nil {
 		return nil, err
 	}
@@ -406,7 +422,7 @@ func (n *line) refusedBefore(ctx context.Context, only *feature.Partition) (map[
 		return nil, err
 	}
 	defer db.Close()
-	err = n.letters.Each(ctx, db, sql.Join(" OR ", ahead), lake.NewestFirst, idsResident, func(l feature.DeadLetter) error {
+	err = table.Each(ctx, db, sql.Join(" OR ", ahead), lake.NewestFirst, idsResident, func(l feature.DeadLetter) error {
 		refused[l.Position] = l.Reason
 		return nil
 	})

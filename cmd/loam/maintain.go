@@ -147,6 +147,9 @@ func (w *worker) maintain(ctx context.Context) {
 		begin := time.Now()
 		done := false
 		for _, o := range w.line.all() {
+			if !w.partitions.own(feature.Partition{Topic: o.def.Topic}) {
+				continue // one of several workers compacts a stream
+			}
 			did, err := w.maintainOne(ctx, o.def, orphans)
 			if ctx.Err() != nil {
 				return

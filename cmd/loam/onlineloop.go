@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ type onlineLoop struct {
 	once    bool // end when the queue has ended and every view can be read
 	now     func() time.Time
 	say     func(format string, args ...any)
+	reads   func(feature.Partition) bool // whether this worker reads a partition; nil where it reads all
 	// positions are the next offsets to write, by stream.
 	positions map[string]map[feature.Partition]int64
 
@@ -173,7 +175,7 @@ func (o *onlineLoop) restarted(ctx context.Context) error {
 
 // tend keeps the lease, joins builds, starts those that are missing, and writes what was dropped.
 func (o *onlineLoop) tend(ctx, building context.Context) error {
-	if err := o.live.Join(ctx, o.positions); err != nil {
+	if err := o.live.Join(ctx, o.worker, o.own(o.positions)); err != nil {
 		return err
 	}
 	if o.now().Sub(o.checked) < checkEvery {
@@ -192,11 +194,31 @@ func (o *onlineLoop) tend(ctx, building context.Context) error {
 	if err != nil {
 		return err
 	}
+	workers, err := o.store.Workers(ctx)
+	if err != nil {
+		return err
+	}
+	if len(workers) > 0 && workers[0] != o.worker {
+		missing = nil // one of several builds
+	}
 	for _, view := range missing {
 		o.build(building, view)
 	}
 	o.checked = o.now()
 	return nil
+}
+
+// own leaves of the positions those of partitions that this worker reads.
+func (o *onlineLoop) own(positions map[string]map[feature.Partition]int64) map[string]map[feature.Partition]int64 {
+	if o.reads == nil {
+		return positions
+	}
+	ours := map[string]map[feature.Partition]int64{}
+	for stream, at := range positions {
+		ours[stream] = maps.Clone(at)
+		maps.DeleteFunc(ours[stream], func(p feature.Partition, _ int64) bool { return !o.reads(p) })
+	}
+	return ours
 }
 
 // build builds a view beside the loop, unless that is going on.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 
@@ -38,12 +39,16 @@ type queue struct {
 	// spill says what happens beyond the most: the rows of all that waits are dropped, or the reader is made to wait.
 	spill  bool
 	closed bool
-	ready  chan struct{} // has a token when enough is there, a reader waits, or the queue was closed
+	ready  chan struct{} // has a token when enough is there, somebody waits, or the queue was closed
 	room   chan struct{} // has a token when something was taken
+
+	// Batches are counted as they are put, taken, and done with by the consumer, which moved tells: it is closed, and another made.
+	given, taken, done int64
+	moved              chan struct{}
 }
 
 func newQueue(most, enough amount, spill bool) *queue {
-	return &queue{most: most, enough: enough, spill: spill, ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+	return &queue{most: most, enough: enough, spill: spill, ready: make(chan struct{}, 1), room: make(chan struct{}, 1), moved: make(chan struct{})}
 }
 
 // token puts a token into a channel that holds one.
@@ -79,6 +84,7 @@ func (q *queue) put(ctx context.Context, b routed) error {
 		}
 		q.items = append(q.items, b.copy())
 		q.held = with
+		q.given++
 		if with.rows >= q.enough.rows || with.bytes >= q.enough.bytes {
 			token(q.ready)
 		}
@@ -119,11 +125,45 @@ func (q *queue) take(wait time.Duration) (items []routed, last bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	items, q.items, q.held = q.items, nil, amount{}
+	q.taken = q.given
 	if q.closed {
 		token(q.ready)
 	}
 	token(q.room)
 	return items, q.closed
+}
+
+// settle waits until the consumer is done with all that was put, or will never be.
+func (q *queue) settle(ctx context.Context) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for all := q.given; q.done < all; {
+		token(q.ready)
+		moved := q.moved
+		q.mu.Unlock()
+		select {
+		case <-ctx.Done():
+		case <-moved:
+		}
+		q.mu.Lock()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// settled says that the consumer is done with all that it took.
+func (q *queue) settled() { q.move(func() { q.done = q.taken }) }
+
+// abandon says that there is no consumer any more.
+func (q *queue) abandon() { q.move(func() { q.done = math.MaxInt64 }) }
+
+func (q *queue) move(how func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	how()
+	close(q.moved)
+	q.moved = make(chan struct{})
 }
 
 // close says that nothing will follow.

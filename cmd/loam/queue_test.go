@@ -121,6 +121,32 @@ func TestQueueHoldsItsReaderUp(t *testing.T) {
 	}
 }
 
+// Whoever settles waits for what was put before, wakes the consumer for it, and waits for no consumer that is gone.
+func TestQueueSettles(t *testing.T) {
+	q := newQueue(rows(100), rows(1000), false)
+	q.settle(t.Context()) // nothing was put
+	put(t, q, batchOf(memory.DefaultAllocator, queued, span(0, 0, 10)))
+	settled := make(chan struct{})
+	go func() {
+		q.settle(t.Context())
+		close(settled)
+	}()
+	items, _ := q.take(time.Hour)
+	put(t, q, batchOf(memory.DefaultAllocator, queued, span(0, 10, 20))) // is not waited for
+	select {
+	case <-settled:
+		t.Fatalf("settled while %d rows are being committed", rowsOf(items))
+	case <-time.After(20 * time.Millisecond):
+	}
+	q.settled()
+	<-settled
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	q.settle(ended)
+	q.abandon()
+	q.settle(t.Context())
+}
+
 // Few rows are enough, and too many, where they are large; and refused records count by their bytes.
 func TestQueueCountsBytes(t *testing.T) {
 	q := newQueue(amount{1000, 25_000}, amount{1000, 9000}, false)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/ingest"
 	"github.com/loamdata/loam/lake"
 	"github.com/loamdata/loam/online"
 )
@@ -64,18 +65,36 @@ func (a *app) run(ctx context.Context, o workerOptions, names []string) error {
 		defer stop()
 		go w.tell(tell, tellEvery)
 	}
-	err := a.work(ctx, w, names)
-	for errors.Is(err, errRedefined) && ctx.Err() == nil {
-		if errors.Is(err, lake.ErrRewound) {
+	p, err := a.load(ctx)
+	if err != nil {
+		return err
+	}
+	free := func() {}
+	if len(p.Broker.Seeds) > 0 {
+		w.instance, free = takeInstance(p)
+	}
+	defer free()
+	err = a.work(ctx, w, names)
+	for fenced, read := 0, int64(0); errors.Is(err, errRedefined) && ctx.Err() == nil; {
+		if sum := w.outcome().total().Read; sum > read || !errors.Is(err, lake.ErrFenced) {
+			fenced, read = 0, sum
+		}
+		switch {
+		case errors.Is(err, lake.ErrRewound):
 			a.say("a stream was rewound: going on from where it stands")
-		} else {
+		case errors.Is(err, lake.ErrFenced):
+			if fenced++; fenced > fencedMax {
+				return err
+			}
+			a.say("another worker has taken a partition over: going on with those that are left here")
+		default:
 			a.say("the definitions have changed: going on by the new ones")
 		}
 		if err = a.awaitApplied(ctx); err == nil {
 			err = a.work(ctx, w, names)
 		}
 	}
-	if errors.Is(err, errRedefined) {
+	if errors.Is(err, errRedefined) || ctx.Err() != nil && errors.Is(err, context.Canceled) && !o.untilEnd {
 		err = nil // asked to end meanwhile: what was not committed is read again
 	}
 	did := w.outcome()
@@ -87,7 +106,7 @@ func (a *app) run(ctx context.Context, o workerOptions, names []string) error {
 
 // work opens the project and has the worker take its topics by the definitions that are applied now. It gives
 // errRedefined where others are applied meanwhile: what was read by then is committed, or will be read again.
-func (a *app) work(ctx context.Context, w *worker, names []string) error {
+func (a *app) work(ctx context.Context, w *worker, names []string) (err error) {
 	p, l, err := a.open(ctx)
 	if err != nil {
 		return err
@@ -123,21 +142,38 @@ func (a *app) work(ctx context.Context, w *worker, names []string) error {
 		defer w.online.live.Close()
 	}
 	sources, err := w.openSources(ctx)
-	if err != nil && ctx.Err() != nil && !w.options.untilEnd {
-		return nil // asked to end before it had read anything
-	} else if err != nil {
+	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, s := range sources {
-			s.Close()
-		}
-	}()
+	if w.online != nil {
+		w.online.reads = w.partitions.own
+	}
+	defer func() { w.closeSources(sources, errors.Is(err, errRedefined)) }()
 	if !w.options.untilEnd {
 		a.say("taking %s; Ctrl-C ends", strings.Join(n.names(), ", "))
 	}
 	w.began = true
 	return w.run(ctx, sources)
+}
+
+// fencedMax is how often in turn a worker goes on that finds its partitions taken by another, without anything committed between.
+const fencedMax = 5
+
+// leaveTimeout bounds how long a worker that ends tells its consumer group.
+const leaveTimeout = 3 * time.Second
+
+// closeSources closes the sources. Unless the worker goes on, its partitions go to others at once.
+func (w *worker) closeSources(sources []*source, goesOn bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	for _, s := range sources {
+		if k, ok := s.Source.(*ingest.Kafka); ok && !goesOn {
+			if err := k.Leave(ctx); err != nil {
+				w.say("%v; its partitions are read by others in some seconds", err)
+			}
+		}
+		s.Close()
+	}
 }
 
 // A worker whose definitions have changed waits so long until its folder holds what is applied: tables change before the

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +42,8 @@ type worker struct {
 	project     *feature.Project
 	definitions *lake.Definitions
 	line        *line
+	partitions  *partitions
+	instance    string      // what the consumer group knows this worker by across restarts, "" where by nothing
 	online      *onlineLoop // nil without an online store
 	lake        *queue
 
@@ -123,7 +127,7 @@ func (w *worker) run(ctx context.Context, sources []*source) error {
 	}
 	err := group.Wait()
 	switch {
-	case errors.Is(err, lake.ErrChanged), errors.Is(err, lake.ErrRewound):
+	case errors.Is(err, lake.ErrChanged), errors.Is(err, lake.ErrRewound), errors.Is(err, lake.ErrFenced) && w.partitions.shared:
 		return fmt.Errorf("%w: %w", errRedefined, err)
 	case err == nil && context.Cause(reading) == errRedefined:
 		return errRedefined // what the store lacks is settled when it is opened again
@@ -156,6 +160,7 @@ func (w *worker) read(ctx, alive context.Context, s *source) error {
 		if err != nil && ctx.Err() == nil {
 			return err
 		}
+		s.restart(poll.Given, w.partitions)
 		polled := w.now()
 		ends := make([]ingest.End, 0, len(poll.Ends))
 		for _, p := range poll.Ends {
@@ -209,6 +214,17 @@ func (w *worker) pass(alive context.Context, s *source, records []ingest.Record,
 	return nil
 }
 
+// restart has the routers begin anew with partitions that were given to this worker.
+func (s *source) restart(given []feature.Partition, known *partitions) {
+	if len(given) == 0 {
+		return
+	}
+	for topic, r := range s.routers {
+		r.Restart(slices.DeleteFunc(slices.Clone(given), func(p feature.Partition) bool { return p.Topic != topic }))
+		r.Refuse(known.letters(topic))
+	}
+}
+
 // route hands records to their streams and gives what came of them.
 func (s *source) route(ctx context.Context, records []ingest.Record, ends []ingest.End, now time.Time) ([]routed, error) {
 	defer lockIDs(s.streams)()
@@ -230,6 +246,7 @@ func (s *source) route(ctx context.Context, records []ingest.Record, ends []inge
 
 // commit writes what waits to the lake, until the queue ends.
 func (w *worker) commit(ctx context.Context) error {
+	defer w.lake.abandon()
 	for {
 		items, last := w.lake.take(w.options.commitEvery)
 		did := outcome{}
@@ -242,6 +259,7 @@ func (w *worker) commit(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		w.lake.settled()
 		if last {
 			return nil
 		}
@@ -278,36 +296,29 @@ func topicDir(p *feature.Project, topic string) string {
 
 // openSources opens the topics of the open streams where the lake stands.
 func (w *worker) openSources(ctx context.Context) ([]*source, error) {
-	offsets := map[string]lakeOffsets{} // by topic
-	for _, o := range w.line.all() {
-		at, err := o.offsets()
-		if err != nil {
-			return nil, err
-		}
-		offsets[o.def.Topic] = lakeOffsets{at}
-	}
-	refused, err := w.line.refusedBefore(ctx, nil)
-	if err != nil {
+	shared := len(w.project.Broker.Seeds) > 0
+	var err error
+	if w.partitions, err = openPartitions(ctx, w.line, shared, w.now); err != nil {
 		return nil, err
 	}
-	starts := func(p feature.Partition) int64 { return offsets[p.Topic].of(p).Next }
+	starts := func(p feature.Partition) int64 { return w.partitions.at(ctx, p).Next }
 	router := func(o *openStream, topicID func(string) string) *ingest.Router {
 		return ingest.NewRouter(ingest.RouterOptions{
 			Streams: []*feature.Stream{o.def}, Only: o.def, JobID: w.line.jobID, Dedups: w.line.dedups(), Deletes: w.line.deletes(),
 			Starts:     func(_ string, p feature.Partition) int64 { return starts(p) },
-			RecordedAt: func(p feature.Partition) int64 { return offsets[p.Topic].of(p).RecordedAt },
-			TopicID:    topicID, Refused: refused,
+			RecordedAt: func(p feature.Partition) int64 { return w.partitions.at(ctx, p).RecordedAt },
+			TopicID:    topicID, Refused: w.partitions.letters(o.def.Topic),
 		})
 	}
-	if len(w.project.Broker.Seeds) > 0 {
-		return w.openKafka(ctx, offsets, starts, router)
+	if shared {
+		return w.openKafka(ctx, starts, router)
 	}
 	return w.openFolders(starts, router)
 }
 
 // openKafka opens the topics of a broker. Those that need a registry are a source of their own: what waits for the registry
 // holds nothing else up.
-func (w *worker) openKafka(ctx context.Context, offsets map[string]lakeOffsets, starts func(feature.Partition) int64,
+func (w *worker) openKafka(ctx context.Context, starts func(feature.Partition) int64,
 	router func(*openStream, func(string) string) *ingest.Router) ([]*source, error) {
 	var sources []*source
 	fail := func(err error) ([]*source, error) {
@@ -339,7 +350,7 @@ func (w *worker) openKafka(ctx context.Context, offsets map[string]lakeOffsets, 
 		}
 		kafka, err := ingest.OpenKafka(ctx, ingest.KafkaOptions{
 			Seeds: w.project.Broker.Seeds, Access: access, Topics: topics, Starts: starts, UntilEnd: w.options.untilEnd, EarliestOnGap: w.options.earliestOnGap,
-			TopicID: func(topic string) string { return offsets[topic].topicID(topic) },
+			TopicID: w.partitions.topicID, Group: w.group(framed),
 		})
 		if err != nil {
 			return fail(err)
@@ -351,6 +362,15 @@ func (w *worker) openKafka(ctx context.Context, offsets map[string]lakeOffsets, 
 		sources = append(sources, s)
 	}
 	return sources, nil
+}
+
+// group is this worker in the consumer group that shares the topics. Its two sources are two members.
+func (w *worker) group(framed bool) *ingest.KafkaGroup {
+	g := &ingest.KafkaGroup{Name: cmp.Or(w.project.Broker.Group, "loam."+w.project.Name), Instance: w.instance, Given: w.given, Taken: w.taken}
+	if framed && w.instance != "" {
+		g.Instance += "-framed"
+	}
+	return g
 }
 
 // openFolders opens topics that are folders. Where some of them are there, the others are made: they are empty topics.

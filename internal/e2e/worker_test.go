@@ -213,43 +213,6 @@ func (s *stream) endOf(name string) int64 {
 	return sum
 }
 
-// Of two workers on the same topics one is told so and ends; between them they lose and repeat nothing.
-func TestTwoWorkers(t *testing.T) {
-	kafkaAt, redisAt := service(t, "LOAM_TEST_KAFKA"), service(t, "LOAM_TEST_REDIS")
-	s := newStream(t, kafkaAt, redisAt)
-	s.simulate(1, 5000)
-	first, second := s.start("--commit-every", "200ms"), s.start("--commit-every", "200ms")
-	seed := 1
-	for fenced := false; !fenced; {
-		select {
-		case <-first.ended:
-			fenced = true
-		case <-second.ended:
-			fenced = true
-		default:
-			if seed++; seed > 20 {
-				t.Fatalf("two workers run beside each other:\n%s\n%s", first.stderr(), second.stderr())
-			}
-			s.simulate(seed, 2000)
-		}
-	}
-	ended := 0
-	for _, w := range []*worker{first, second} {
-		select {
-		case <-w.ended:
-			ended++
-			if code := w.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(w.stderr(), "another loam run") {
-				t.Errorf("a worker that is not alone ends with %d:\n%s", code, w.stderr())
-			}
-		default:
-			w.stop()
-		}
-	}
-	t.Logf("%d of two workers were fenced off", ended)
-	run(t, s.dir, "run", "--until-end")
-	s.whole()
-}
-
 // How long an event takes from the producer to a value that can be read. It is held to a bound where nothing else runs, as
 // LOAM_TEST_ALONE=1 says (make freshness); beside other packages' tests it is what their load makes it.
 func TestFreshness(t *testing.T) {
