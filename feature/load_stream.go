@@ -89,7 +89,7 @@ func (l *loader) readStream(r *reader, root *yaml.Node, s *Stream) {
 		"stream":           r.str(&s.Name),
 		"extend":           r.boolean(&extend),
 		"kind":             enum(r, &s.Kind, StateStream, EventStream),
-		"format":           enum(r, &s.Format, EnvelopeFormat, RowFormat),
+		"format":           enum(r, &s.Format, EnvelopeFormat, RowFormat, DebeziumFormat),
 		"encoding":         enum(r, &s.Encoding, JSONEncoding, AvroEncoding, ProtobufEncoding, JSONSchemaEncoding),
 		"topic":            r.str(&s.Topic),
 		"key":              r.strs(&s.Key),
@@ -108,6 +108,17 @@ func (l *loader) readStream(r *reader, root *yaml.Node, s *Stream) {
 			if text, ok := r.text(n, field); ok {
 				s.DeleteWhen, s.deleteAt = text, r.place(n)
 			}
+		},
+		"snapshot_at": func(n *yaml.Node, field string) {
+			text, ok := r.text(n, field)
+			if !ok {
+				return
+			}
+			at, err := time.Parse(time.RFC3339, text)
+			if err != nil {
+				r.problem(n, field, fmt.Sprintf("%q is no time", text), "write it as 2026-11-01T00:00:00Z")
+			}
+			s.SnapshotAt = at.UTC()
 		},
 		"load":    enum(r, &s.Load, ChangesLoad, FullLoad),
 		"mapping": nil,
@@ -142,7 +153,7 @@ func (l *loader) readStream(r *reader, root *yaml.Node, s *Stream) {
 		missing("kind", "say kind: state (each event carries the state of its entity) or kind: event (each event is a fact)")
 	}
 	if s.Format == "" && seen["format"] == nil {
-		missing("format", "say format: envelope (canonical events) or format: row (flat records)")
+		missing("format", "say format: envelope (canonical events), row (flat records) or debezium (its change events)")
 	}
 	if s.Topic == "" {
 		s.Topic = s.Name + ".v1"
@@ -260,9 +271,31 @@ func (l *loader) readStreamFormat(r *reader, s *Stream, seen map[string]*yaml.No
 			r.problem(root, "id", "missing", "say id: position (every row is an event of its own) or name the column with the event's id")
 		}
 	}
+	if s.Format == DebeziumFormat {
+		r.debeziumKeys(seen)
+	} else if n := seen["snapshot_at"]; n != nil {
+		r.problem(n, "snapshot_at", "only change events of Debezium come from snapshots", "remove it")
+	}
 	if s.Payload == PatchPayload && s.Format == RowFormat && seen["payload"] != nil && len(s.Key) > 0 && s.ID == "" {
 		// Two equal patches of a row are the same event unless something tells them apart.
 		r.problem(seen["payload"], "payload", "a patch stream of rows needs an id", "name the column with the event's id, or say id: position")
+	}
+}
+
+// debeziumKeys refuses what change events of Debezium say by themselves.
+func (r *reader) debeziumKeys(seen map[string]*yaml.Node) {
+	for _, key := range []struct{ name, problem, remedy string }{
+		{"id", "the place in the source's log is a change's id", "remove it"},
+		{"event_types", "op says what a change is", "remove it"},
+		{"processed_time", "a change says when it was committed", "remove it"},
+		{"delete_when", "op says what a delete is", "remove it"},
+		{"keyed", "a change's record key is an object", "remove it"},
+		{"load", "change events are changes", "remove it"},
+		{"encoding", "change events are read as JSON", "have Connect write them by its JsonConverter, and remove it"},
+	} {
+		if n := seen[key.name]; n != nil {
+			r.problem(n, key.name, key.problem, key.remedy)
+		}
 	}
 }
 

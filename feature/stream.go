@@ -22,6 +22,7 @@ type Format string
 const (
 	EnvelopeFormat Format = "envelope" // {"envelope": {…}, "payload": {…}}, columns are payload fields
 	RowFormat      Format = "row"      // flat records, columns are fields
+	DebeziumFormat Format = "debezium" // change events of Debezium, columns are the row's
 )
 
 // Encoding says how the values of a stream's topic are written. Files are JSON, CSV or Parquet whatever it is.
@@ -106,6 +107,8 @@ type Stream struct {
 	AllowedLateness time.Duration
 	// MaxClockSkew is how far ahead of recorded_at a live event's time may be.
 	MaxClockSkew time.Duration
+	// SnapshotAt is since when the rows of Debezium's snapshots are taken to be so, where the stream has no event_time; zero for unknown.
+	SnapshotAt time.Time
 	// DeadLetterTopic is the broker's topic that refused events are produced to besides; "" for none.
 	DeadLetterTopic string
 	// Keyed promises that each record's Kafka key is its entity's key.

@@ -31,6 +31,7 @@ type decoder struct {
 	topicID func(topic string) string
 	// clusterColumn is the column whose text a keyed record's Kafka key must be.
 	clusterColumn int
+	debezium      *debezium // reads the stream's change events; nil where they are no Debezium's
 
 	from    map[feature.Partition]int64 // where the next span of a partition starts
 	spans   map[feature.Partition]*feature.Span
@@ -57,6 +58,9 @@ func newDecoder(s *feature.Stream, o RouterOptions) *decoder {
 		if d.deletes = o.Deletes[s.Name]; d.deletes == nil {
 			panic("stream " + s.Name + " has a delete_when that nobody evaluates")
 		}
+	}
+	if s.Format == feature.DebeziumFormat {
+		d.debezium = newDebezium(s)
 	}
 	for i, c := range s.Columns {
 		if c.Name == s.ClusterBy {

@@ -67,6 +67,7 @@ func NewRouter(o RouterOptions) *Router {
 // Add takes one record, read at now, microseconds since 1970 UTC.
 func (r *Router) Add(rec *Record, now int64) {
 	p := feature.Partition{Topic: rec.Topic, Index: rec.Partition}
+	before, read := r.next[p]
 	r.next[p] = rec.Offset + 1
 	recordedAt := r.recordedAt(p, now)
 	d, refused, parsed := r.parse(rec)
@@ -88,6 +89,9 @@ func (r *Router) Add(rec *Record, now int64) {
 	if rec.Offset < d.from[p] {
 		return // taken already
 	}
+	if !read {
+		before = d.from[p]
+	}
 	s := d.span(p)
 	s.To, s.RecordedAt = rec.Offset+1, max(s.RecordedAt, recordedAt)
 	s.Counts.Read++
@@ -96,6 +100,8 @@ func (r *Router) Add(rec *Record, now int64) {
 	}
 	if refused == nil {
 		switch {
+		case rec.Value == nil && d.debezium != nil:
+			refused = d.debezium.tombstoneOf(rec.Offset, before, s)
 		case rec.Value == nil:
 			refused = d.tombstone(rec, &r.fields, s, recordedAt)
 		case parsed:
@@ -163,6 +169,8 @@ func (r *Router) parse(rec *Record) (d *decoder, refused *refusal, enveloped boo
 		return d, &refusal{cmp.Or(rec.Reason, feature.NotJSON), rec.Malformed}, false
 	case d != nil && d.stream.Format == feature.RowFormat:
 		return d, r.parseRow(d, rec), false
+	case d != nil && d.debezium != nil:
+		return d, r.parseDebezium(d, rec), true
 	}
 	return r.parseEvent(d, rec)
 }
