@@ -256,7 +256,6 @@ func (w *worker) note(did outcome) {
 		t := w.did.of(stream)
 		t.Counts.Add(s.Counts)
 		t.Result.Add(s.Result)
-		t.Late += s.Late
 	}
 }
 
