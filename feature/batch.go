@@ -104,7 +104,7 @@ const (
 	FutureEventTime Reason = "future_event_time" // ahead of recorded_at by more than max_clock_skew
 	DeletedEvent    Reason = "delete_of_event"   // a delete on an event stream
 	Truncate        Reason = "truncate"          // of everything at once, which a history of entities has no word for
-	TooLarge        Reason = "too_large"         // longer than an event may be; only its beginning is kept
+	TooLarge        Reason = "too_large"         // longer than an event may be, of which only the beginning is kept; or of more values
 	UnknownSchemaID Reason = "unknown_schema_id" // framed by the id of a schema that the registry doesn't have
 	Undecodable     Reason = "undecodable"       // not framed, or not of the schema that the frame names
 )

@@ -304,7 +304,16 @@ func (d *decoder) refuse(letter feature.DeadLetter, s *feature.Span) {
 	letter.Stream = d.stream.Name
 	d.refused = append(d.refused, letter)
 	s.Counts.Refused++
-	d.bytes += len(letter.Body)
+	d.bytes += letterBytes(&letter)
+}
+
+// letterBytes is about the memory that a dead letter takes: many that are short must be bounded, too.
+func letterBytes(l *feature.DeadLetter) int {
+	n := 256 + len(l.Detail) + len(l.Body) + len(l.RecordKey)
+	for _, h := range l.Headers {
+		n += 64 + len(h.Key) + len(h.Value)
+	}
+	return n
 }
 
 // flush gives what came of the spans since the last flush, or nil where nothing was read.

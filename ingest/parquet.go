@@ -33,6 +33,7 @@ type parquetSource struct {
 	progress func(int64)
 	records  []Record
 	cursors  cursors
+	failed   error // what ended the reading, given once all before it has been
 }
 
 func openParquet(f File, from int64, progress func(int64)) (*parquetSource, error) {
@@ -79,10 +80,11 @@ func (s *parquetSource) Close() error {
 	return errors.Join(s.reader.Close(), s.in.Close())
 }
 
+// Poll reads the next rows. An error comes after everything before it has been given.
 func (s *parquetSource) Poll(ctx context.Context) (poll Poll, err error) {
 	s.records = s.records[:0]
 	size := 0
-	for len(s.records) < pollRecords && size < pollBytes {
+	for s.failed == nil && len(s.records) < pollRecords && size < pollBytes {
 		if err := ctx.Err(); err != nil {
 			return Poll{}, err
 		}
@@ -99,8 +101,11 @@ func (s *parquetSource) Poll(ctx context.Context) (poll Poll, err error) {
 			s.offset++
 		}
 		if err != nil && (!errors.Is(err, io.EOF) || s.offset < s.total) {
-			return Poll{}, fmt.Errorf("read %s behind row %d: %w", s.file.Path, s.offset, err)
+			s.failed = fmt.Errorf("read %s behind row %d: %w", s.file.Path, s.offset, err)
 		}
+	}
+	if s.failed != nil && len(s.records) == 0 {
+		return Poll{}, s.failed
 	}
 	if s.total > 0 {
 		s.progress(s.file.SizeBytes * s.offset / s.total)

@@ -437,33 +437,3 @@ func b2i(b bool) int64 {
 	}
 	return 0
 }
-
-// FuzzEvents holds that no bytes make the decoder panic, and that each record becomes exactly one thing.
-func FuzzEvents(f *testing.F) {
-	f.Add([]byte(`{"envelope":` + goodEnvelope + `,"payload":{"contact_id":"c","segments":["a"],"attributes":{"b":1},"name":{"first":"x"}}}`))
-	f.Add([]byte(`{"payload":{"a":{}},"envelope":{"event_id":null}}`))
-	f.Add([]byte(`{"payload":null,"envelope":` + strings.Replace(goodEnvelope, "updated", "truncated", 1) + `}`))
-	f.Add([]byte(`{"id":"k","at":"2026-10-01T00:00:00Z","amount":{"value":-1e-2},"tags":[null,"\u0000"],"j":[{}]}`))
-	f.Fuzz(func(t *testing.T, value []byte) {
-		for _, s := range []*feature.Stream{wide(), fuzzContact} {
-			for _, text := range []bool{false, true} {
-				rec := Record{Position: feature.Position{Topic: "file:x"}, Value: value, Text: text}
-				_, refused, counts := routed(t, s, []Record{rec})
-				if counts.Read != 1 || counts.Accepted+counts.Refused != 1 || len(refused) != int(counts.Refused) {
-					t.Fatalf("%q: %+v", value, counts)
-				}
-			}
-		}
-	})
-}
-
-var fuzzContact = &feature.Stream{
-	Name: "contact", Kind: feature.StateStream, Format: feature.EnvelopeFormat, Topic: "contact.v1", Key: []string{"contact_id"}, ClusterBy: "contact_id",
-	EventTime: "updated_at", EventTypes: []string{"Contact.*"}, Payload: feature.PatchPayload,
-	Columns: []feature.Column{
-		{Name: "contact_id", Type: feature.Type{Kind: feature.String}, Path: []string{"contact_id"}},
-		{Name: "first", Type: feature.Type{Kind: feature.String}, Path: []string{"name", "first"}},
-		{Name: "name", Type: feature.Type{Kind: feature.JSON}, Path: []string{"name"}},
-		{Name: "segments", Type: feature.Type{Kind: feature.String, List: true}, Path: []string{"segments"}},
-	},
-}
