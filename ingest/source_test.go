@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,7 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/format"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -260,6 +264,50 @@ func TestParquetTextThatIsNone(t *testing.T) {
 func nan() float64 {
 	var zero float64
 	return zero / zero
+}
+
+// A file whose footer is said to be longer than the file takes no memory for it.
+func TestParquetFooter(t *testing.T) {
+	for _, said := range []uint32{5, 1 << 31, math.MaxUint32} {
+		content := append(binary.LittleEndian.AppendUint32([]byte("PAR1----"), said), "PAR1"...)
+		path := put(t, "rows.parquet", content)
+		var err error
+		if took := allocated(func() { _, err = readFile(t, path, 0) }); took > bytesAtLeast {
+			t.Errorf("%d bytes allocated for a footer of %d", took, said)
+		}
+		if err == nil || !strings.Contains(err.Error(), "is not a Parquet file that can be read: its footer is said to have ") {
+			t.Errorf("%d: %v", said, err)
+		}
+	}
+}
+
+// annotated is a type of Parquet with a logical type that a file may say it has.
+type annotated struct {
+	parquet.Type
+	logical format.LogicalType
+}
+
+func (a annotated) LogicalType() *format.LogicalType { return &a.logical }
+
+// A logical type that the values can't have is none.
+func TestParquetWrongAnnotations(t *testing.T) {
+	for _, l := range []format.LogicalTypeValue{
+		&format.StringType{}, &format.UUIDType{}, &format.TimestampType{Unit: format.TimeUnit{Value: &format.MicroSeconds{}}}, &format.DateType{},
+		&format.DecimalType{Scale: 2, Precision: 9}, &format.IntType{BitWidth: 64}, &format.JsonType{}, &format.EnumType{},
+	} {
+		for _, of := range []struct {
+			t parquet.Type
+			v parquet.Value
+		}{
+			{parquet.BooleanType, parquet.BooleanValue(true)}, {parquet.Int32Type, parquet.Int32Value(5)}, {parquet.Int64Type, parquet.Int64Value(5)},
+			{parquet.DoubleType, parquet.DoubleValue(5)}, {parquet.FloatType, parquet.FloatValue(5)}, {parquet.ByteArrayType, parquet.ByteArrayValue([]byte("5"))},
+			{parquet.Int96Type, parquet.Int96Value([3]uint32{5})},
+		} {
+			if got := renderer(annotated{of.t, format.LogicalType{Value: l}})(nil, of.v); !jsontext.Value(got).IsValid() {
+				t.Errorf("%s of %s: %s", l, of.t, got)
+			}
+		}
+	}
 }
 
 // A topic folder is tailed: a line counts once its end has been written, and partitions may come into being.
