@@ -66,6 +66,8 @@ type source struct {
 	// decoders are those of topics whose values name schemas of a registry.
 	decoders map[string]*schema.Decoder
 	streams  []*openStream
+	// stopped says why topics are read no further, while the others go on.
+	stopped map[string]error
 }
 
 // errRedefined ends a worker that is to go on by definitions that were applied since it began.
@@ -128,6 +130,11 @@ func (w *worker) run(ctx context.Context, sources []*source) error {
 	case err == nil && context.Cause(reading) == errRedefined:
 		return errRedefined // what the store lacks is settled when it is opened again
 	}
+	for _, s := range sources {
+		for _, why := range s.stopped {
+			err = errors.Join(err, why)
+		}
+	}
 	return errors.Join(err, lacking)
 }
 
@@ -165,7 +172,7 @@ func (w *worker) read(ctx, alive context.Context, s *source) error {
 			}
 			ends = append(ends, e)
 		}
-		for records := poll.Records; ; {
+		for records := s.going(poll.Records); ; {
 			n, err := w.decode(ctx, s, records)
 			if err != nil && ctx.Err() != nil {
 				return nil // what was not decoded is read again
@@ -175,16 +182,16 @@ func (w *worker) read(ctx, alive context.Context, s *source) error {
 			last := n == len(records)
 			var at []ingest.End // the ends are reached with the last record
 			if last {
-				at = ends
+				at = s.goingEnds(ends)
 			}
 			if err := w.pass(alive, s, records[:n], at); err != nil {
 				return err
 			}
-			if records = records[n:]; last {
+			if records = s.going(records[n:]); last {
 				break
 			}
 		}
-		if poll.Done || ctx.Err() != nil {
+		if poll.Done || ctx.Err() != nil || len(s.stopped) == len(s.streams) {
 			return nil
 		}
 	}
