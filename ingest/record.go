@@ -39,8 +39,8 @@ const (
 	CutBytes      = 64 << 10
 )
 
-// ValuesMax bounds the values of an event: members of objects, items of lists, and these themselves. Each takes up to a kilobyte and a half while it is
-// read, which only bytes don't bound: an event may hold a value in two.
+// ValuesMax bounds the values of an event: members of objects, items of lists, and these themselves. Each takes up to a kilobyte and a half
+// while it is read, which the bytes of the event don't bound: two of them may hold one.
 const ValuesMax = 1 << 18
 
 // manyValues reports whether a JSON text has more than ValuesMax values. Of what is no JSON it may report either.
