@@ -16,6 +16,10 @@ type Counts struct {
 	Extra     int64 `json:"extra,omitempty"`    // accepted events with fields outside the schema
 	Ahead     int64 `json:"ahead,omitempty"`    // accepted events of files with an event time after they were read
 	Unkeyed   int64 `json:"unkeyed,omitempty"`  // accepted events of a keyed stream whose record key is another
+	Late      int64 `json:"late,omitempty"`     // accepted events older than one that their partition had before
+	// Ties are changes that came when another of their key with their event time and sequence was there, or with it: their
+	// position alone orders them. A history counts them, its log doesn't.
+	Ties int64 `json:"ties,omitempty"`
 }
 
 // Add adds the counts of o.
@@ -28,6 +32,8 @@ func (c *Counts) Add(o Counts) {
 	c.Extra += o.Extra
 	c.Ahead += o.Ahead
 	c.Unkeyed += o.Unkeyed
+	c.Late += o.Late
+	c.Ties += o.Ties
 }
 
 // Partition names a partition of a topic.
@@ -51,8 +57,11 @@ type Span struct {
 	From, To   int64
 	Watermark  int64 // event time up to which the partition is complete, microseconds since 1970 UTC
 	RecordedAt int64 // newest recorded_at of the partition, microseconds since 1970 UTC
-	Counts     Counts
-	Done       bool // of a file: To is its end
+	// Newest is the newest event time of the partition's accepted events, microseconds since 1970 UTC, nil where there are none.
+	// The log finds it, as it does Counts.Late: makers of batches leave both out.
+	Newest *int64
+	Counts Counts
+	Done   bool // of a file: To is its end
 }
 
 // Batch is a micro-batch of one stream: what ingest makes and the lake and the online store take.
@@ -61,8 +70,6 @@ type Batch struct {
 	Rows    []arrow.RecordBatch // accepted events in the schema LogSchema, in order of arrival
 	Refused []DeadLetter
 	Spans   []Span // one a partition
-	// Late are the spans' accepted events that are older than the newest of their partition.
-	Late int64
 }
 
 // NumRows is the number of accepted events.
@@ -97,7 +104,7 @@ const (
 	FutureEventTime Reason = "future_event_time" // ahead of recorded_at by more than max_clock_skew
 	DeletedEvent    Reason = "delete_of_event"   // a delete on an event stream
 	Truncate        Reason = "truncate"          // of everything at once, which a history of entities has no word for
-	TooLarge        Reason = "too_large"         // longer than an event may be; only its beginning is kept
+	TooLarge        Reason = "too_large"         // longer than an event may be, of which only the beginning is kept; or of more values
 	UnknownSchemaID Reason = "unknown_schema_id" // framed by the id of a schema that the registry doesn't have
 	Undecodable     Reason = "undecodable"       // not framed, or not of the schema that the frame names
 )

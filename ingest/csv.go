@@ -19,6 +19,8 @@ import (
 type csvSource struct {
 	file     File
 	in       *os.File
+	bound    *boundedReader
+	failed   error // what ended the reading, given once all before it has been
 	csv      *csv.Reader
 	header   *tree
 	columns  int
@@ -33,10 +35,11 @@ func openCSV(f File, from int64, progress func(int64)) (*csvSource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the file: %w", err)
 	}
-	s := &csvSource{file: f, in: in, csv: csv.NewReader(in), from: from, progress: progress}
+	bound := &boundedReader{r: in}
+	s := &csvSource{file: f, in: in, bound: bound, csv: csv.NewReader(bound), from: from, progress: progress}
 	s.csv.FieldsPerRecord = -1
 	s.csv.LazyQuotes = false
-	names, err := s.csv.Read()
+	names, err := s.read()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("read the first line of %s, which names the columns: %w", f.Path, err), in.Close())
 	}
@@ -54,17 +57,51 @@ func openCSV(f File, from int64, progress func(int64)) (*csvSource, error) {
 	return s, nil
 }
 
+// read gives the next row. One longer than an event may be is an error: what comes behind a quote that is never closed is one field, and
+// where the next row begins can't be told.
+func (s *csvSource) read() ([]string, error) {
+	s.bound.until = s.csv.InputOffset() + EventBytesMax + csvBufferBytes
+	row, err := s.csv.Read()
+	if s.bound.over {
+		return nil, fmt.Errorf("the next row is longer than %d bytes: close the quote that may be open in it, or leave the row out", EventBytesMax)
+	}
+	return row, err
+}
+
+// csvBufferBytes is what the reader of CSV may have read beyond the end of a row.
+const csvBufferBytes = 4096
+
+// boundedReader ends with an error at so many bytes, which may be moved on.
+type boundedReader struct {
+	r     io.Reader
+	n     int64
+	until int64
+	over  bool
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	if b.over = b.n >= b.until; b.over {
+		return 0, errTooLong
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.until-b.n)])
+	b.n += int64(n)
+	return n, err
+}
+
+var errTooLong = errors.New("too long")
+
 func (s *csvSource) Close() error { return s.in.Close() }
 
+// Poll reads the next rows. An error comes after everything before it has been given.
 func (s *csvSource) Poll(ctx context.Context) (Poll, error) {
 	s.records = s.records[:0]
 	poll := Poll{}
 	size := 0
-	for len(s.records) < pollRecords && size < pollBytes {
+	for s.failed == nil && len(s.records) < pollRecords && size < pollBytes {
 		if err := ctx.Err(); err != nil {
 			return Poll{}, err
 		}
-		row, err := s.csv.Read()
+		row, err := s.read()
 		if errors.Is(err, io.EOF) {
 			poll.Done = true
 			poll.Ends = []feature.Partition{{Topic: s.file.Topic}}
@@ -72,7 +109,8 @@ func (s *csvSource) Poll(ctx context.Context) (Poll, error) {
 		}
 		value, malformed, err := s.render(row, err)
 		if err != nil {
-			return Poll{}, fmt.Errorf("read %s behind row %d: %w", s.file.Path, s.offset, err)
+			s.failed = fmt.Errorf("read %s behind row %d: %w", s.file.Path, s.offset, err)
+			break
 		}
 		offset := s.offset
 		s.offset++
@@ -81,6 +119,9 @@ func (s *csvSource) Poll(ctx context.Context) (Poll, error) {
 		}
 		size += len(value)
 		s.records = append(s.records, Record{Position: feature.Position{Topic: s.file.Topic, Offset: offset}, Value: value, Text: true, Malformed: malformed})
+	}
+	if s.failed != nil && len(s.records) == 0 {
+		return Poll{}, s.failed
 	}
 	s.progress(s.csv.InputOffset())
 	poll.Records = s.records

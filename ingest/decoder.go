@@ -39,8 +39,6 @@ type decoder struct {
 	asked   []askedRow
 	count   int
 	bytes   int
-	late    int64
-	newest  map[feature.Partition]int64
 }
 
 // askedRow is an appended row whose event is older than the resident window.
@@ -52,7 +50,7 @@ type askedRow struct {
 func newDecoder(s *feature.Stream, o RouterOptions) *decoder {
 	d := &decoder{
 		stream: s, plan: newPlan(s), rows: newBuilder(s, o.JobID), dedup: o.Dedups[s.Name], topicID: o.TopicID,
-		from: map[feature.Partition]int64{}, spans: map[feature.Partition]*feature.Span{}, newest: map[feature.Partition]int64{},
+		from: map[feature.Partition]int64{}, spans: map[feature.Partition]*feature.Span{},
 	}
 	if s.DeleteWhen != "" {
 		if d.deletes = o.Deletes[s.Name]; d.deletes == nil {
@@ -182,11 +180,6 @@ func (d *decoder) append(a *accepted, rec *Record, key string, s *feature.Span) 
 	if d.stream.Keyed && rec.Key != nil && string(rec.Key) != d.clusterText(a.fields) {
 		s.Counts.Unkeyed++
 	}
-	if newest, ok := d.newest[s.Partition]; ok && a.eventTime < newest {
-		d.late++
-	} else {
-		d.newest[s.Partition] = a.eventTime
-	}
 	s.Watermark = max(s.Watermark, a.eventTime-d.stream.AllowedLateness.Microseconds())
 	d.rows.add(a)
 	d.count++
@@ -315,7 +308,16 @@ func (d *decoder) refuse(letter feature.DeadLetter, s *feature.Span) {
 	letter.Stream = d.stream.Name
 	d.refused = append(d.refused, letter)
 	s.Counts.Refused++
-	d.bytes += len(letter.Body)
+	d.bytes += letterBytes(&letter)
+}
+
+// letterBytes is about the memory that a dead letter takes: many that are short must be bounded, too.
+func letterBytes(l *feature.DeadLetter) int {
+	n := 256 + len(l.Detail) + len(l.Body) + len(l.RecordKey)
+	for _, h := range l.Headers {
+		n += 64 + len(h.Key) + len(h.Value)
+	}
+	return n
 }
 
 // flush gives what came of the spans since the last flush, or nil where nothing was read.
@@ -349,12 +351,12 @@ func (d *decoder) flush(ctx context.Context) (*feature.Batch, error) {
 			return nil, err
 		}
 	}
-	b := &feature.Batch{Stream: d.stream, Refused: d.refused, Late: d.late, Rows: []arrow.RecordBatch{rows}}
+	b := &feature.Batch{Stream: d.stream, Refused: d.refused, Rows: []arrow.RecordBatch{rows}}
 	for _, p := range slices.SortedFunc(maps.Keys(d.spans), feature.Partition.Compare) {
 		b.Spans = append(b.Spans, *d.spans[p])
 		d.from[p] = d.spans[p].To
 	}
 	clear(d.spans)
-	d.refused, d.asked, d.count, d.bytes, d.late = nil, d.asked[:0], 0, 0, 0
+	d.refused, d.asked, d.count, d.bytes = nil, d.asked[:0], 0, 0
 	return b, nil
 }

@@ -9,8 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/loamdata/loam/feature"
@@ -120,9 +118,8 @@ func (s *folderSource) discover() error {
 		return fmt.Errorf("list the partitions of topic %s: %w", s.topic, err)
 	}
 	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), ".jsonl")
-		index, err := strconv.ParseInt(name, 10, 32)
-		if !ok || err != nil || index < 0 || index > feature.PartitionMax || s.partitions[int32(index)] != nil {
+		index, ok := partitionOf(e.Name())
+		if !ok || s.partitions[index] != nil {
 			continue
 		}
 		in, err := os.Open(filepath.Join(s.dir, e.Name()))
@@ -130,7 +127,7 @@ func (s *folderSource) discover() error {
 			return fmt.Errorf("open partition %d of topic %s: %w", index, s.topic, err)
 		}
 		p := &partitionFile{in: in, lines: newLineReader(in)}
-		start := s.starts(feature.Partition{Topic: s.topic, Index: int32(index)})
+		start := s.starts(feature.Partition{Topic: s.topic, Index: index})
 		for p.offset < start {
 			if _, _, err := p.next(); errors.Is(err, io.EOF) {
 				return errors.Join(fmt.Errorf("partition %d of topic %s has %d lines, and offset %d has been taken before: the file was cut or "+
@@ -140,7 +137,7 @@ func (s *folderSource) discover() error {
 			}
 			p.offset++
 		}
-		s.partitions[int32(index)] = p
+		s.partitions[index] = p
 	}
 	return nil
 }

@@ -267,6 +267,9 @@ func (k *Kafka) TopicID(topic string) string {
 	return k.ids[topic]
 }
 
+// Pause ends the fetching of a topic. What was fetched may still come.
+func (k *Kafka) Pause(topic string) { k.client.PauseFetchTopics(topic) }
+
 // Close ends the connection. A member of a group that has a name across restarts stays one for a while, so that it finds its partitions
 // again; see Leave.
 func (k *Kafka) Close() error {

@@ -95,7 +95,7 @@ func letterRecord(topic string, d feature.DeadLetter) *kgo.Record {
 		{Key: headerTopic, Value: []byte(d.Topic)}, {Key: headerPartition, Value: strconv.AppendInt(nil, int64(d.Partition), 10)},
 		{Key: headerOffset, Value: strconv.AppendInt(nil, d.Offset, 10)},
 	}
-	if cut := len(r.Value) > letterBytesMax; cut || d.Reason == feature.TooLarge {
+	if cut := len(r.Value) > letterBytesMax; cut || (d.Reason == feature.TooLarge && len(d.Body) <= CutBytes) {
 		r.Value = r.Value[:min(len(r.Value), CutBytes)]
 		more = append(more, kgo.RecordHeader{Key: headerCut, Value: []byte("true")})
 	}

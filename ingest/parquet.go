@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -33,6 +34,7 @@ type parquetSource struct {
 	progress func(int64)
 	records  []Record
 	cursors  cursors
+	failed   error // what ended the reading, given once all before it has been
 }
 
 func openParquet(f File, from int64, progress func(int64)) (*parquetSource, error) {
@@ -49,6 +51,9 @@ func openParquet(f File, from int64, progress func(int64)) (*parquetSource, erro
 
 func newParquetSource(f File, in *os.File, from int64, progress func(int64)) (s *parquetSource, err error) {
 	defer recovered(&err)
+	if err := checkFooter(in, f.SizeBytes); err != nil {
+		return nil, err
+	}
 	pf, err := parquet.OpenFile(in, f.SizeBytes, parquet.SkipBloomFilters(true))
 	if err != nil {
 		return nil, err
@@ -68,6 +73,22 @@ func newParquetSource(f File, in *os.File, from int64, progress func(int64)) (s 
 	return s, nil
 }
 
+// checkFooter holds the length that a file says its footer has against its own: the library takes memory for what is said.
+func checkFooter(in io.ReaderAt, size int64) error {
+	const around = 12 // the magic number at both ends, and the length
+	var tail [8]byte
+	if size < around {
+		return errors.New("it is too short")
+	}
+	if _, err := in.ReadAt(tail[:], size-int64(len(tail))); err != nil {
+		return err
+	}
+	if n := int64(binary.LittleEndian.Uint32(tail[:])); n > size-around {
+		return fmt.Errorf("its footer is said to have %d bytes, which it doesn't", n)
+	}
+	return nil
+}
+
 // recovered turns a panic of the Parquet library, which hostile files can cause, into an error.
 func recovered(err *error) {
 	if p := recover(); p != nil {
@@ -79,10 +100,11 @@ func (s *parquetSource) Close() error {
 	return errors.Join(s.reader.Close(), s.in.Close())
 }
 
+// Poll reads the next rows. An error comes after everything before it has been given.
 func (s *parquetSource) Poll(ctx context.Context) (poll Poll, err error) {
 	s.records = s.records[:0]
 	size := 0
-	for len(s.records) < pollRecords && size < pollBytes {
+	for s.failed == nil && len(s.records) < pollRecords && size < pollBytes {
 		if err := ctx.Err(); err != nil {
 			return Poll{}, err
 		}
@@ -93,14 +115,21 @@ func (s *parquetSource) Poll(ctx context.Context) (poll Poll, err error) {
 		}
 		n, err := s.read()
 		for _, row := range s.rows[:n] {
-			value := s.render(row)
+			value, broken := s.render(row)
+			if broken != nil {
+				err = broken
+				break
+			}
 			size += len(value)
 			s.records = append(s.records, Record{Position: feature.Position{Topic: s.file.Topic, Offset: s.offset}, Value: value, Text: true})
 			s.offset++
 		}
 		if err != nil && (!errors.Is(err, io.EOF) || s.offset < s.total) {
-			return Poll{}, fmt.Errorf("read %s behind row %d: %w", s.file.Path, s.offset, err)
+			s.failed = fmt.Errorf("read %s behind row %d: %w", s.file.Path, s.offset, err)
 		}
+	}
+	if s.failed != nil && len(s.records) == 0 {
+		return Poll{}, s.failed
 	}
 	if s.total > 0 {
 		s.progress(s.file.SizeBytes * s.offset / s.total)
@@ -194,7 +223,8 @@ func (c cursors) at(n *column) (parquet.Value, bool) {
 	return c[n.leaf][0], true
 }
 
-func (s *parquetSource) render(row parquet.Row) []byte {
+func (s *parquetSource) render(row parquet.Row) (object []byte, err error) {
+	defer recovered(&err)
 	for i := range s.cursors {
 		s.cursors[i] = nil
 	}
@@ -202,7 +232,7 @@ func (s *parquetSource) render(row parquet.Row) []byte {
 		s.cursors[index] = values
 		return true
 	})
-	return s.root.object(make([]byte, 0, 512), s.cursors)
+	return s.root.object(make([]byte, 0, 512), s.cursors), nil
 }
 
 // write renders the column's next value, of whatever repetition it has.
@@ -289,9 +319,26 @@ func (n *column) object(b []byte, c cursors) []byte {
 	return append(b, '}')
 }
 
+// annotates reports whether a logical type is one that values of the physical type may have. A file may say otherwise.
+func annotates(l any, k parquet.Kind) bool {
+	text := k == parquet.ByteArray || k == parquet.FixedLenByteArray
+	switch l.(type) {
+	case *format.TimestampType:
+		return k == parquet.Int64
+	case *format.DateType:
+		return k == parquet.Int32
+	case *format.IntType:
+		return k == parquet.Int32 || k == parquet.Int64
+	case *format.DecimalType:
+		return k == parquet.Int32 || k == parquet.Int64 || text
+	default:
+		return text
+	}
+}
+
 // renderer gives how values of a type are written as JSON.
 func renderer(t parquet.Type) func(b []byte, v parquet.Value) []byte {
-	if l := t.LogicalType(); l != nil {
+	if l := t.LogicalType(); l != nil && annotates(l.Value, t.Kind()) {
 		switch l := l.Value.(type) {
 		case *format.TimestampType:
 			unit := l.Unit.Value.Duration()

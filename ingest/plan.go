@@ -103,10 +103,18 @@ func (f *fields) reset(columns int) {
 	}
 	f.columns = f.columns[:columns]
 	for i := range f.columns {
-		f.columns[i] = cell{list: f.columns[i].list[:0]}
+		f.columns[i] = cell{list: emptied(f.columns[i].list)}
 	}
 	f.eventTime, f.sequence, f.processed = cell{}, cell{}, cell{}
-	f.id, f.extra, f.bad, f.badKey = nil, f.extra[:0], "", false
+	f.id, f.extra, f.bad, f.badKey = nil, emptied(f.extra), "", false
+}
+
+// emptied keeps the memory of a list for the next record, unless it was an unusual one that needed much.
+func emptied[T any](list []T) []T {
+	if cap(list) > 1<<10 {
+		return nil
+	}
+	return list[:0]
 }
 
 // errSyntax marks errors of the JSON itself, as against values that don't fit.

@@ -39,6 +39,34 @@ const (
 	CutBytes      = 64 << 10
 )
 
+// ValuesMax bounds the values of an event: members of objects, items of lists, and these themselves. Each takes up to a kilobyte and a half
+// while it is read, which the bytes of the event don't bound: two of them may hold one.
+const ValuesMax = 1 << 18
+
+// manyValues reports whether a JSON text has more than ValuesMax values. Of what is no JSON it may report either.
+func manyValues(text []byte) bool {
+	if len(text) <= 2*ValuesMax {
+		return false
+	}
+	n := 0
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
+		case ',', '[', '{':
+			n++
+		case '"':
+			for i++; i < len(text) && text[i] != '"'; i++ {
+				if text[i] == '\\' {
+					i++
+				}
+			}
+		}
+		if n > ValuesMax {
+			return true
+		}
+	}
+	return false
+}
+
 // Poll is what a source gave.
 type Poll struct {
 	Records []Record            // in order of offset within each partition; valid until the next call

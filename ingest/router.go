@@ -167,6 +167,8 @@ func (r *Router) parse(rec *Record) (d *decoder, refused *refusal, enveloped boo
 		return d, &refusal{feature.TooLarge, fmt.Sprintf("longer than %d bytes; its first %d are kept", EventBytesMax, CutBytes)}, false
 	case rec.Malformed != "":
 		return d, &refusal{cmp.Or(rec.Reason, feature.NotJSON), rec.Malformed}, false
+	case manyValues(rec.event()):
+		return d, &refusal{feature.TooLarge, fmt.Sprintf("more than %d values", ValuesMax)}, false
 	case d != nil && d.stream.Format == feature.RowFormat:
 		return d, r.parseRow(d, rec), false
 	case d != nil && d.debezium != nil:
@@ -316,14 +318,14 @@ func (r *Router) route(only *decoder) (*decoder, *refusal) {
 	return d, nil
 }
 
-// Pending is how many accepted events, and how many bytes of them, wait for the next flush.
+// Pending is how many accepted events, and how many bytes of them and of refused ones, wait for the next flush.
 func (r *Router) Pending() (rows, size int) {
 	for _, d := range r.decoders {
 		rows += d.count
 		size += d.bytes
 	}
-	for _, l := range r.strays {
-		size += len(l.Body)
+	for i := range r.strays {
+		size += letterBytes(&r.strays[i])
 	}
 	return rows, size
 }

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/format"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -261,6 +265,50 @@ func TestParquetTextThatIsNone(t *testing.T) {
 func nan() float64 {
 	var zero float64
 	return zero / zero
+}
+
+// A file whose footer is said to be longer than the file takes no memory for it.
+func TestParquetFooter(t *testing.T) {
+	for _, said := range []uint32{5, 1 << 31, math.MaxUint32} {
+		content := append(binary.LittleEndian.AppendUint32([]byte("PAR1----"), said), "PAR1"...)
+		path := put(t, "rows.parquet", content)
+		var err error
+		if took := allocated(func() { _, err = readFile(t, path, 0) }); took > bytesAtLeast {
+			t.Errorf("%d bytes allocated for a footer of %d", took, said)
+		}
+		if err == nil || !strings.Contains(err.Error(), "is not a Parquet file that can be read: its footer is said to have ") {
+			t.Errorf("%d: %v", said, err)
+		}
+	}
+}
+
+// annotated is a type of Parquet with a logical type that a file may say it has.
+type annotated struct {
+	parquet.Type
+	logical format.LogicalType
+}
+
+func (a annotated) LogicalType() *format.LogicalType { return &a.logical }
+
+// A logical type that the values can't have is none.
+func TestParquetWrongAnnotations(t *testing.T) {
+	for _, l := range []format.LogicalTypeValue{
+		&format.StringType{}, &format.UUIDType{}, &format.TimestampType{Unit: format.TimeUnit{Value: &format.MicroSeconds{}}}, &format.DateType{},
+		&format.DecimalType{Scale: 2, Precision: 9}, &format.IntType{BitWidth: 64}, &format.JsonType{}, &format.EnumType{},
+	} {
+		for _, of := range []struct {
+			t parquet.Type
+			v parquet.Value
+		}{
+			{parquet.BooleanType, parquet.BooleanValue(true)}, {parquet.Int32Type, parquet.Int32Value(5)}, {parquet.Int64Type, parquet.Int64Value(5)},
+			{parquet.DoubleType, parquet.DoubleValue(5)}, {parquet.FloatType, parquet.FloatValue(5)}, {parquet.ByteArrayType, parquet.ByteArrayValue([]byte("5"))},
+			{parquet.Int96Type, parquet.Int96Value([3]uint32{5})},
+		} {
+			if got := renderer(annotated{of.t, format.LogicalType{Value: l}})(nil, of.v); !jsontext.Value(got).IsValid() {
+				t.Errorf("%s of %s: %s", l, of.t, got)
+			}
+		}
+	}
 }
 
 // A topic folder is tailed: a line counts once its end has been written, and partitions may come into being.
@@ -603,34 +651,4 @@ func b2i(b bool) int64 {
 		return 1
 	}
 	return 0
-}
-
-// FuzzEvents holds that no bytes make the decoder panic, and that each record becomes exactly one thing.
-func FuzzEvents(f *testing.F) {
-	f.Add([]byte(`{"envelope":` + goodEnvelope + `,"payload":{"contact_id":"c","segments":["a"],"attributes":{"b":1},"name":{"first":"x"}}}`))
-	f.Add([]byte(`{"payload":{"a":{}},"envelope":{"event_id":null}}`))
-	f.Add([]byte(`{"payload":null,"envelope":` + strings.Replace(goodEnvelope, "updated", "truncated", 1) + `}`))
-	f.Add([]byte(`{"id":"k","at":"2026-10-01T00:00:00Z","amount":{"value":-1e-2},"tags":[null,"\u0000"],"j":[{}]}`))
-	f.Fuzz(func(t *testing.T, value []byte) {
-		for _, s := range []*feature.Stream{wide(), fuzzContact} {
-			for _, text := range []bool{false, true} {
-				rec := Record{Position: feature.Position{Topic: "file:x"}, Value: value, Text: text}
-				_, refused, counts := routed(t, s, []Record{rec})
-				if counts.Read != 1 || counts.Accepted+counts.Refused != 1 || len(refused) != int(counts.Refused) {
-					t.Fatalf("%q: %+v", value, counts)
-				}
-			}
-		}
-	})
-}
-
-var fuzzContact = &feature.Stream{
-	Name: "contact", Kind: feature.StateStream, Format: feature.EnvelopeFormat, Topic: "contact.v1", Key: []string{"contact_id"}, ClusterBy: "contact_id",
-	EventTime: "updated_at", EventTypes: []string{"Contact.*"}, Payload: feature.PatchPayload,
-	Columns: []feature.Column{
-		{Name: "contact_id", Type: feature.Type{Kind: feature.String}, Path: []string{"contact_id"}},
-		{Name: "first", Type: feature.Type{Kind: feature.String}, Path: []string{"name", "first"}},
-		{Name: "name", Type: feature.Type{Kind: feature.JSON}, Path: []string{"name"}},
-		{Name: "segments", Type: feature.Type{Kind: feature.String, List: true}, Path: []string{"segments"}},
-	},
 }

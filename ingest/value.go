@@ -52,7 +52,7 @@ var (
 
 // parse reads raw, one JSON value, as a value of the column.
 func (c *cell) parse(raw []byte, column *feature.Column, text bool) error {
-	*c = cell{state: present, list: c.list[:0]}
+	*c = cell{state: present, list: emptied(c.list)}
 	if column.Type.List {
 		return c.parseList(raw, column, text)
 	}

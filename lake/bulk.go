@@ -16,13 +16,18 @@ import (
 
 // sortedWithout gives the changes that are not among those of the batch, in their order.
 func sortedWithout(all, batch []scd.Change) []scd.Change {
-	orders := make(map[feature.Order]bool, len(batch))
-	for _, c := range batch {
-		orders[c.Order] = true
-	}
-	rest := slices.DeleteFunc(slices.Clone(all), func(c scd.Change) bool { return orders[c.Order] })
+	rest := slices.DeleteFunc(slices.Clone(all), among(batch))
 	scd.Sort(rest)
 	return rest
+}
+
+// among tells whether a change is one of these.
+func among(changes []scd.Change) func(scd.Change) bool {
+	orders := make(map[feature.Order]bool, len(changes))
+	for _, c := range changes {
+		orders[c.Order] = true
+	}
+	return func(c scd.Change) bool { return orders[c.Order] }
 }
 
 // storedKey is what the lake holds of a key.

@@ -340,6 +340,7 @@ func TestAnyBatching(t *testing.T) {
 			left = left[n:]
 		}
 		compare(t, read(t, l, def), want(rows))
+		sameCounts(t, l, def, rows)
 		if late == 0 || fast == 0 {
 			t.Errorf("%d late keys, %d others: want some of both", late, fast)
 		}

@@ -219,9 +219,11 @@ func (m *merger) readChanges(ctx context.Context, all []*lateKey) error {
 
 // splice adds what the late changes of a key do.
 func (m *merger) splice(k *lateKey, p *pending) {
-	batch := make(map[feature.Order]bool, len(k.keyChanges.changes))
-	for _, c := range k.keyChanges.changes {
-		batch[c.Order] = true
+	inBatch := among(k.keyChanges.changes)
+	if p.came != nil {
+		p.tie(k.changes, p.came)
+	} else {
+		p.tie(k.changes, inBatch)
 	}
 	placeOf := func(v scd.Version) place { return k.places[v.From] }
 	if k.whole {
@@ -229,14 +231,14 @@ func (m *merger) splice(k *lateKey, p *pending) {
 		for i, v := range k.intervals {
 			stored[i] = k.versions[v.From]
 		}
-		_, before := scd.Fold(nil, slices.DeleteFunc(slices.Clone(k.changes), func(c scd.Change) bool { return batch[c.Order] }))
+		_, before := scd.Fold(nil, slices.DeleteFunc(slices.Clone(k.changes), inBatch))
 		patch, open, stats := scd.Recompute(stored, k.changes)
 		p.result.NoOps += int64(stats.NoOps - before.NoOps)
 		p.add(k.key, patch, k.changes[len(k.changes)-1].Order.EventTime, open, k.placeOfOpen(open), placeOf)
 		return
 	}
 	e := m.index.find([]byte(k.key))
-	r := scd.Splice(k.stored(k.before), k.changes, func(c scd.Change) bool { return batch[c.Order] }, k.to, k.stored(k.after))
+	r := scd.Splice(k.stored(k.before), k.changes, inBatch, k.to, k.stored(k.after))
 	p.result.NoOps += int64(r.Stats.NoOps)
 	open := r.Open
 	if !r.Now {

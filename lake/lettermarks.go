@@ -168,28 +168,68 @@ func (c RedrivenCount) Move(stream string, counts *feature.Counts) {
 	}
 }
 
-// Redriven counts the letters that redrives took. The offsets' counts have them as refused: they tell what became of an event when it
-// was read.
-func (d *DeadLetters) Redriven(ctx context.Context, db *sql.DB) ([]RedrivenCount, error) {
+// LetterCounts are counts of the dead letters by what became of them.
+type LetterCounts struct {
+	Redriven []RedrivenCount
+	Waiting  []WaitingCount
+}
+
+// WaitingCount is how many letters of a partition were refused for a reason, and taken by no redrive.
+type WaitingCount struct {
+	feature.Partition
+	Stream string // "" for none
+	Reason feature.Reason
+	Count  int64
+}
+
+// Count counts the letters as they are now, but for those beyond where their streams' logs stand by the given offsets, by stream: their
+// commit comes after that of the letters, so their counts don't have these yet. The offsets' counts have as refused what a redrive
+// took: they tell what became of an event when it was read.
+func (d *DeadLetters) Count(ctx context.Context, db *sql.DB, logs map[string]Offsets) (LetterCounts, error) {
+	var all LetterCounts
 	if err := d.View(ctx, db); err != nil {
-		return nil, err
+		return all, err
 	}
-	rows, err := db.Query(ctx, `SELECT topic, "partition", stream, redriven_to, count(DISTINCT "offset") FILTER (outcome = 'accepted'),
-count(DISTINCT "offset") FILTER (outcome = 'duplicate') FROM dead_letters WHERE outcome IN ('accepted', 'duplicate') GROUP BY ALL ORDER BY ALL`)
+	kept, err := d.Offsets()
 	if err != nil {
-		return nil, err
+		return all, err
+	}
+	beyond := []sql.Fragment{"false"}
+	note := func(stream string, p feature.Partition, end int64, log Offsets) {
+		if at, known := log.Of(p); known && at.Next < end {
+			beyond = append(beyond, sql.Fragment(fmt.Sprintf(`(stream = %s AND topic = %s AND "partition" = %d AND "offset" >= %d)`,
+				sql.Literal(stream), sql.Literal(p.Topic), p.Index, at.Next)))
+		}
+	}
+	for stream, log := range logs {
+		for p, at := range kept.Partitions {
+			note(stream, p, at.Next, log)
+		}
+		for _, f := range kept.Files {
+			note(stream, feature.Partition{Topic: feature.FileTopicPrefix + f.SHA256}, f.Next, log)
+		}
+	}
+	rows, err := db.Query(ctx, sql.Render(sql.Statement("letter_counts"), sql.Args{"waiting": Waiting, "beyond": sql.Join(" OR ", beyond)}))
+	if err != nil {
+		return all, err
 	}
 	defer rows.Close()
-	var all []RedrivenCount
 	for rows.Next() {
-		var c RedrivenCount
-		if err := rows.Scan(&c.Topic, &c.Index, &c.From, &c.To, &c.Accepted, &c.Others); err != nil {
-			return nil, fmt.Errorf("count dead letters that were taken again: %w", err)
+		var p feature.Partition
+		var stream string
+		var to, reason *string
+		var accepted, others, waiting int64
+		if err := rows.Scan(&p.Topic, &p.Index, &stream, &to, &reason, &accepted, &others, &waiting); err != nil {
+			return all, fmt.Errorf("count dead letters: %w", err)
 		}
-		all = append(all, c)
+		if reason != nil {
+			all.Waiting = append(all.Waiting, WaitingCount{Partition: p, Stream: stream, Reason: feature.Reason(*reason), Count: waiting})
+		} else {
+			all.Redriven = append(all.Redriven, RedrivenCount{Partition: p, From: stream, To: *to, Accepted: accepted, Others: others})
+		}
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("count dead letters that were taken again: %w", err)
+		return all, fmt.Errorf("count dead letters: %w", err)
 	}
 	return all, nil
 }

@@ -89,6 +89,9 @@ func (s *Stream) appendLog(ctx context.Context, b *feature.Batch, known int64, r
 			}
 			return tx.SetProperties(iceberg.Properties{propertyRedrive: mustJSON(redrive.Redrive)})
 		}
+		if err := findLate(rows, spans, &offsets); err != nil {
+			return err
+		}
 		props, err := offsets.move(spans, summary[summaryCommit])
 		if err != nil {
 			return err
@@ -131,6 +134,48 @@ func (s *Stream) appendLog(ctx context.Context, b *feature.Batch, known int64, r
 	r.Rows = rows.NumRows()
 	rows.Retain()
 	return []arrow.RecordBatch{rows}, nil
+}
+
+// findLate counts in the spans which of their rows, which stand in the order of their offsets, are older than one before them
+// in their partition, and finds the newest. It is a function of the log's rows alone: the offsets tell of those before.
+func findLate(rows arrow.RecordBatch, spans []feature.Span, offsets *Offsets) error {
+	var columns [3]arrow.Array
+	for i, name := range []string{feature.ColTopic, feature.ColPartition, feature.ColEventTime} {
+		var err error
+		if columns[i], err = columnOf(rows, name); err != nil {
+			return err
+		}
+	}
+	topics, partitions, times := columns[0].(*array.String), columns[1].(*array.Int64), columns[2].(*array.Timestamp)
+	type sofar struct {
+		late, newest int64
+		any          bool
+	}
+	found := make(map[feature.Partition]*sofar, len(spans))
+	for _, s := range spans {
+		f := &sofar{}
+		if at, _ := offsets.Of(s.Partition); at.Newest != nil {
+			f.newest, f.any = *at.Newest, true
+		}
+		found[s.Partition] = f
+	}
+	for row := range int(rows.NumRows()) {
+		t := int64(times.Value(row))
+		switch f := found[feature.Partition{Topic: topics.Value(row), Index: int32(partitions.Value(row))}]; {
+		case f == nil: // a row outside of all spans, which are what is counted
+		case f.any && t < f.newest:
+			f.late++
+		default:
+			f.newest, f.any = t, true
+		}
+	}
+	for i := range spans {
+		f := found[spans[i].Partition]
+		if spans[i].Counts.Late = f.late; f.any {
+			spans[i].Newest = &f.newest
+		}
+	}
+	return nil
 }
 
 // wrote notes a snapshot of the log as this stream's own.

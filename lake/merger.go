@@ -108,7 +108,7 @@ func (m *merger) commit(ctx context.Context, rows []arrow.RecordBatch, spans []f
 		if err != nil {
 			return err
 		}
-		if done, err = m.merge(ctx, keys, r); err != nil {
+		if done, err = m.merge(ctx, keys, offsets, r); err != nil {
 			return err
 		}
 		if err := done.write(ctx, r); err != nil {
@@ -119,6 +119,7 @@ func (m *merger) commit(ctx context.Context, rows []arrow.RecordBatch, spans []f
 		if err != nil {
 			return err
 		}
+		offsets.tie(done.ties, props)
 		summary[summaryOffsets] = offsetsSummary(left)
 		if len(done.data) > 0 || len(done.deletes) > 0 {
 			delta := tx.NewRowDelta(summary).AddRows(done.data...).AddDeletes(done.deletes...).RemoveDeletes(done.superseded...)
@@ -247,10 +248,10 @@ func (m *merger) groupBatch(batch arrow.RecordBatch, offsets Offsets) ([]*keyCha
 	return keys, nil
 }
 
-// merge derives what the changes do to the history.
-func (m *merger) merge(ctx context.Context, keys []*keyChanges, r *Result) (*pending, error) {
+// merge derives what the changes do to the history, which stands at the offsets.
+func (m *merger) merge(ctx context.Context, keys []*keyChanges, offsets Offsets, r *Result) (*pending, error) {
 	begin := time.Now()
-	p := &pending{merger: m, retired: map[int32][]int64{}}
+	p := &pending{merger: m, retired: map[int32][]int64{}, taken: offsets.Passed, ties: tally{}}
 	var late []*keyChanges
 	for _, k := range keys {
 		e := m.index.find([]byte(k.key))
@@ -263,6 +264,7 @@ func (m *merger) merge(ctx context.Context, keys []*keyChanges, r *Result) (*pen
 		if e != nil && e.file != noFile {
 			open, at = m.index.version(e), place{e.file, e.row}
 		}
+		p.tie(k.changes, every)
 		patch, now, stats := scd.Advance(open, k.changes)
 		p.result.NoOps += int64(stats.NoOps)
 		p.add(k.key, patch, k.changes[len(k.changes)-1].Order.EventTime, now, at, func(scd.Version) place { return at })
@@ -294,6 +296,7 @@ func (m *merger) merge(ctx context.Context, keys []*keyChanges, r *Result) (*pen
 			_, before = scd.Fold(nil, sortedWithout(s.changes, k.changes))
 		}
 		patch, now, stats := scd.Recompute(s.versions, s.changes)
+		p.tie(s.changes, among(k.changes))
 		p.result.NoOps += int64(stats.NoOps - before.NoOps)
 		var at place
 		if now != nil {

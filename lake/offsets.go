@@ -39,6 +39,7 @@ type Offset struct {
 	Commit     string `json:"commit"`             // id of the commit that moved it here
 	Watermark  int64  `json:"watermark"`          // event time up to which the partition is complete, microseconds
 	RecordedAt int64  `json:"recorded_at"`        // newest recorded_at, microseconds
+	Newest     *int64 `json:"newest,omitempty"`   // newest event time of what was accepted, microseconds
 	feature.Counts
 }
 
@@ -49,7 +50,8 @@ type File struct {
 	Done   bool   `json:"done,omitempty"`
 	Commit string `json:"commit"`
 	// Watermark is the newest event time in the file, microseconds.
-	Watermark int64 `json:"watermark"`
+	Watermark int64  `json:"watermark"`
+	Newest    *int64 `json:"newest,omitempty"` // newest event time of what was accepted, microseconds
 	feature.Counts
 }
 
@@ -65,7 +67,7 @@ func (o *Offsets) Of(p feature.Partition) (Offset, bool) {
 	if sha, ok := strings.CutPrefix(p.Topic, feature.FileTopicPrefix); ok {
 		if i := o.file(sha); i >= 0 {
 			f := o.Files[i]
-			return Offset{Next: f.Next, Commit: f.Commit, Watermark: f.Watermark, Counts: f.Counts}, true
+			return Offset{Next: f.Next, Commit: f.Commit, Watermark: f.Watermark, Newest: f.Newest, Counts: f.Counts}, true
 		}
 		return Offset{}, false
 	}
@@ -173,8 +175,11 @@ func (o *Offsets) move(spans []feature.Span, commit string) (iceberg.Properties,
 		at.Next, at.Commit, at.TopicID = s.To, commit, s.TopicID
 		at.Counts.Add(s.Counts)
 		at.Watermark, at.RecordedAt = max(at.Watermark, s.Watermark), max(at.RecordedAt, s.RecordedAt)
+		if s.Newest != nil {
+			at.Newest = s.Newest
+		}
 		if sha, ok := strings.CutPrefix(s.Topic, feature.FileTopicPrefix); ok {
-			o.putFile(File{SHA256: sha, Next: at.Next, Done: s.Done, Commit: commit, Watermark: at.Watermark, Counts: at.Counts})
+			o.putFile(File{SHA256: sha, Next: at.Next, Done: s.Done, Commit: commit, Watermark: at.Watermark, Newest: at.Newest, Counts: at.Counts})
 			files = true
 			continue
 		}
@@ -185,6 +190,27 @@ func (o *Offsets) move(spans []feature.Span, commit string) (iceberg.Properties,
 		props[propertyFiles] = mustJSON(o.Files)
 	}
 	return props, nil
+}
+
+// tally is a number of events by partition.
+type tally map[feature.Partition]int64
+
+// tie adds ties to the counts, and sets the properties of where they are kept. Those of a file that is forgotten are forgotten with it.
+func (o *Offsets) tie(ties tally, props iceberg.Properties) {
+	for p, n := range ties {
+		if sha, ok := strings.CutPrefix(p.Topic, feature.FileTopicPrefix); ok {
+			if i := o.file(sha); i >= 0 {
+				o.Files[i].Ties += n
+				props[propertyFiles] = mustJSON(o.Files)
+			}
+			continue
+		}
+		if at, ok := o.Partitions[p]; ok {
+			at.Ties += n
+			o.Partitions[p] = at
+			props[offsetProperty(p)] = mustJSON(at)
+		}
+	}
 }
 
 func offsetProperty(p feature.Partition) string {

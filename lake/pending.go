@@ -31,6 +31,9 @@ type pending struct {
 	retired map[int32][]int64 // rows to delete, by file
 	rows    []newRow
 	entries []newEntry
+	taken   func(feature.Position) bool // whether the history had a change before
+	came    func(scd.Change) bool       // which changes of a key are new, nil where those that it is given
+	ties    tally
 	result  Result
 
 	writer     *fileWriter
@@ -73,6 +76,47 @@ func (p *pending) add(key string, patch scd.Patch, newest int64, open *scd.Versi
 	p.result.Retired += int64(len(patch.Retire))
 	p.result.Versions += int64(len(patch.Add) - len(patch.Retire))
 }
+
+// tie counts which of a key's sorted changes share event time and sequence with another that came before or with them. Only those that are
+// fresh came now, and all that share an event time with one that is must be given. Of several that came at once, the first recorded
+// stands for what was there. What the log has of others and the history hasn't taken is left for when it does.
+func (p *pending) tie(changes []scd.Change, fresh func(scd.Change) bool) {
+	for len(changes) > 1 {
+		n := 1
+		for n < len(changes) && changes[0].Order.SettledByPosition(changes[n].Order) {
+			n++
+		}
+		if n > 1 {
+			p.tieGroup(changes[:n], fresh)
+		}
+		changes = changes[n:]
+	}
+}
+
+func (p *pending) tieGroup(group []scd.Change, fresh func(scd.Change) bool) {
+	var came []scd.Change
+	known := false
+	for _, c := range group {
+		if fresh(c) {
+			came = append(came, c)
+		} else if p.taken == nil || p.taken(positionOf(c)) {
+			known = true
+		}
+	}
+	slices.SortStableFunc(came, func(a, b scd.Change) int { return cmp.Compare(a.Origin.RecordedAt, b.Origin.RecordedAt) })
+	for i, c := range came {
+		if i > 0 || known {
+			p.ties[partitionOf(positionOf(c))]++
+		}
+	}
+}
+
+func positionOf(c scd.Change) feature.Position {
+	return feature.Position{Topic: c.Origin.Topic, Partition: c.Order.Partition, Offset: c.Order.Offset}
+}
+
+// every is true of any change.
+func every(scd.Change) bool { return true }
 
 // write writes the data files and deletion vectors. On an error nothing that was written is referred to.
 func (p *pending) write(ctx context.Context, r *Result) error {

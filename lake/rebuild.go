@@ -67,6 +67,7 @@ type rebuild struct {
 	vectors []iceberg.DataFile
 	at      Offsets // those of the log that the files make the history of
 	head    int64   // the log's snapshot with these
+	ties    tally   // of the changes of those
 	out     Rebuilt
 	tell    func(done, of int64)
 	rows    int64 // see rebuildRows
@@ -104,7 +105,7 @@ func (l *Lake) openRebuild(ctx context.Context, def *feature.Stream, o RebuildOp
 	if def.Kind != feature.StateStream {
 		return nil, fmt.Errorf("stream %s is of kind %s and has no history: only that of a state stream can be rebuilt", def.Name, def.Kind)
 	}
-	r := &rebuild{tell: o.Progress, rows: rebuildRows, ends: usualSizes.fileRowsMax}
+	r := &rebuild{ties: tally{}, tell: o.Progress, rows: rebuildRows, ends: usualSizes.fileRowsMax}
 	if r.tell == nil {
 		r.tell = func(int64, int64) {}
 	}
@@ -138,7 +139,7 @@ func (l *Lake) openRebuild(ctx context.Context, def *feature.Stream, o RebuildOp
 }
 
 func (r *rebuild) run(ctx context.Context) error {
-	if err := r.derive(ctx, false); err != nil {
+	if err := r.derive(ctx, nil); err != nil {
 		return err
 	}
 	r.first = len(r.merger.files)
@@ -155,8 +156,10 @@ func (r *rebuild) run(ctx context.Context) error {
 	return r.commit(ctx)
 }
 
-// derive writes the versions of all keys that the log has, or of those in the table rebuild_touched, from its loaded head.
-func (r *rebuild) derive(ctx context.Context, touched bool) error {
+// derive writes the versions of all keys that the log has, or where came is given of those in the table rebuild_touched, from its
+// loaded head. came tells which of their changes are new.
+func (r *rebuild) derive(ctx context.Context, came func(scd.Change) bool) error {
+	touched := came != nil
 	relation, err := r.log.Scan(ctx, ScanOptions{Columns: feature.ColumnNames(r.layout.changeColumns())})
 	if err != nil {
 		return err
@@ -179,7 +182,7 @@ func (r *rebuild) derive(ctx context.Context, touched bool) error {
 	var done int64
 	for _, part := range parts {
 		var n int64
-		if n, err = r.derivePart(ctx, part, out); err != nil {
+		if n, err = r.derivePart(ctx, part, came, out); err != nil {
 			break
 		}
 		if done += n; !touched {
@@ -263,7 +266,11 @@ SELECT DISTINCT least::VARCHAR FROM (SELECT min(loam_key) AS least FROM numbered
 }
 
 // derivePart writes the versions of the keys of a part, and gives the number of changes that made them.
-func (r *rebuild) derivePart(ctx context.Context, part sql.Fragment, out *versionWriter) (int64, error) {
+func (r *rebuild) derivePart(ctx context.Context, part sql.Fragment, came func(scd.Change) bool, out *versionWriter) (int64, error) {
+	if came == nil {
+		came = every
+	}
+	p := &pending{ties: r.ties}
 	var count int64
 	var key, next, slab []byte
 	var changes []scd.Change
@@ -272,6 +279,7 @@ func (r *rebuild) derivePart(ctx context.Context, part sql.Fragment, out *versio
 			return nil
 		}
 		scd.Sort(changes)
+		p.tie(changes, came)
 		versions, _ := scd.Fold(nil, changes)
 		changes = changes[:0]
 		return out.put(string(key), versions)
@@ -420,14 +428,28 @@ func (r *rebuild) follow(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	came := cameIn(spans)
 	if keys > lateSeekMax {
-		err = r.followAll(ctx)
+		err = r.followAll(ctx, came)
 	} else if keys > 0 {
-		err = r.followFew(ctx)
+		err = r.followFew(ctx, came)
 	}
 	r.at, r.head = offsets, r.log.SnapshotID()
 	r.out.Later += keys
 	return keys, err
+}
+
+// cameIn tells whether a change stands in one of the spans. Of those that a redrive brings nothing tells.
+func cameIn(spans []feature.Span) func(scd.Change) bool {
+	of := make(map[feature.Partition]feature.Span, len(spans))
+	for _, s := range spans {
+		of[s.Partition] = s
+	}
+	return func(c scd.Change) bool {
+		at := positionOf(c)
+		s, ok := of[partitionOf(at)]
+		return ok && s.From <= at.Offset && at.Offset < s.To
+	}
 }
 
 // touch fills the table rebuild_touched with the keys of the log's rows in the spans, and counts them.
@@ -462,7 +484,7 @@ func (r *rebuild) touch(ctx context.Context, spans []feature.Span) (int64, error
 }
 
 // followAll derives the keys of rebuild_touched again in one pass over the log and over what was written.
-func (r *rebuild) followAll(ctx context.Context) error {
+func (r *rebuild) followAll(ctx context.Context, came func(scd.Change) bool) error {
 	m := r.merger
 	relation, err := r.history.relation(ctx, m.files, r.layout.stream.Key)
 	if err != nil {
@@ -495,11 +517,11 @@ func (r *rebuild) followAll(ctx context.Context) error {
 		return err
 	}
 	r.retire(retired)
-	return r.derive(ctx, true)
+	return r.derive(ctx, came)
 }
 
 // followFew derives the keys of rebuild_touched again by reading them alone, as late changes are.
-func (r *rebuild) followFew(ctx context.Context) error {
+func (r *rebuild) followFew(ctx context.Context, came func(scd.Change) bool) error {
 	m := r.merger
 	m.index = newIndex(0, "")
 	var late []*keyChanges
@@ -522,7 +544,7 @@ func (r *rebuild) followFew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p := &pending{merger: m, retired: map[int32][]int64{}}
+	p := &pending{merger: m, retired: map[int32][]int64{}, came: came, ties: r.ties}
 	if err := m.late(ctx, late, p); err != nil {
 		return err
 	}
@@ -575,6 +597,7 @@ func (r *rebuild) commit(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		r.at.tie(r.ties, iceberg.Properties{})
 		props := r.at.properties(summary[summaryCommit])
 		props[propertyStream] = rests
 		if err := tx.SetProperties(props); err != nil {

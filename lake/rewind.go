@@ -337,7 +337,7 @@ func (r *Rewind) takeLog(ctx context.Context) error {
 				if err != nil {
 					return err
 				}
-				counts.Extra = now.Extra
+				counts.Extra, counts.Late = now.Extra, now.Late
 				now.Counts = counts
 				moved[partitionOf(p)] = now
 			}
@@ -365,10 +365,20 @@ func (r *Rewind) takeLog(ctx context.Context) error {
 // with the accepted events and those with fields outside the schema.
 func (r *Rewind) logAfter(ctx context.Context, at Offset, p feature.Position) (Offset, error) {
 	var newest *int64
-	var accepted, extra int64
-	statement := sql.Render(`SELECT count(*) FILTER ({first}), count(extra) FILTER ({first}), epoch_us(max(event_time)) FROM rewind_rows
-WHERE {where} AND "offset" < {offset}`, r.args(p, sql.Args{"first": acceptedFirst}))
-	if err := r.db.QueryRow(ctx, statement, nil, &accepted, &extra, &newest); err != nil {
+	var accepted, extra, late int64
+	statement := sql.Render(`
+WITH
+    left_over AS (
+        SELECT extra, event_time, {first} AS loam_first,
+            event_time < max(event_time) FILTER ({first}) OVER (ORDER BY "offset" ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS loam_late
+        FROM rewind_rows
+        WHERE {where} AND "offset" < {offset}
+    )
+SELECT count(*) FILTER (loam_first), count(extra) FILTER (loam_first), count(*) FILTER (loam_first AND loam_late),
+    epoch_us(max(event_time)), epoch_us(max(event_time) FILTER (loam_first))
+FROM left_over`, r.args(p, sql.Args{"first": acceptedFirst}))
+	at.Newest = nil
+	if err := r.db.QueryRow(ctx, statement, nil, &accepted, &extra, &late, &newest, &at.Newest); err != nil {
 		return at, err
 	}
 	// What was said of idle partitions, and by refused events, of how far they are complete is not told apart from the rest.
@@ -379,7 +389,7 @@ WHERE {where} AND "offset" < {offset}`, r.args(p, sql.Args{"first": acceptedFirs
 		}
 	}
 	at.Next, at.Watermark = p.Offset, min(at.Watermark, mark)
-	at.Accepted, at.Extra = accepted, extra
+	at.Accepted, at.Extra, at.Late = accepted, extra, late
 	return at, nil
 }
 
@@ -484,7 +494,7 @@ func setMoved(base *table.Table, tx *table.Transaction, offsets *Offsets, moved 
 			if files = true; at.Next == 0 {
 				offsets.Files = slices.Delete(offsets.Files, i, i+1)
 			} else {
-				offsets.Files[i] = File{SHA256: sha, Next: at.Next, Commit: commit, Watermark: at.Watermark, Counts: at.Counts}
+				offsets.Files[i] = File{SHA256: sha, Next: at.Next, Commit: commit, Watermark: at.Watermark, Newest: at.Newest, Counts: at.Counts}
 			}
 		case at.Next == 0:
 			forget = append(forget, offsetProperty(p))

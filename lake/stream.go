@@ -446,7 +446,7 @@ func missing(log, history Offsets) []feature.Span {
 		from, _ := history.Of(p)
 		if from.Next < to.Next {
 			spans = append(spans, feature.Span{
-				Partition: p, TopicID: to.TopicID, From: from.Next, To: to.Next, Watermark: to.Watermark, RecordedAt: to.RecordedAt,
+				Partition: p, TopicID: to.TopicID, From: from.Next, To: to.Next, Watermark: to.Watermark, RecordedAt: to.RecordedAt, Newest: to.Newest,
 				Counts: subtract(to.Counts, from.Counts), Done: done,
 			})
 		}
@@ -455,7 +455,7 @@ func missing(log, history Offsets) []feature.Span {
 		add(p, o, false)
 	}
 	for _, f := range log.Files {
-		add(feature.Partition{Topic: feature.FileTopicPrefix + f.SHA256}, Offset{Next: f.Next, Watermark: f.Watermark, Counts: f.Counts}, f.Done)
+		add(feature.Partition{Topic: feature.FileTopicPrefix + f.SHA256}, Offset{Next: f.Next, Watermark: f.Watermark, Newest: f.Newest, Counts: f.Counts}, f.Done)
 	}
 	if log.Redrive.JobID != history.Redrive.JobID {
 		spans = append(spans, redriveSpan(log.Redrive.JobID))
@@ -464,10 +464,11 @@ func missing(log, history Offsets) []feature.Span {
 	return spans
 }
 
+// subtract gives what a log has counted and its history hasn't. Ties, which histories count, are not among it.
 func subtract(a, b feature.Counts) feature.Counts {
 	return feature.Counts{
 		Read: a.Read - b.Read, Accepted: a.Accepted - b.Accepted, Refused: a.Refused - b.Refused, Duplicate: a.Duplicate - b.Duplicate,
-		IDReuse: a.IDReuse - b.IDReuse, Extra: a.Extra - b.Extra, Ahead: a.Ahead - b.Ahead, Unkeyed: a.Unkeyed - b.Unkeyed,
+		IDReuse: a.IDReuse - b.IDReuse, Extra: a.Extra - b.Extra, Ahead: a.Ahead - b.Ahead, Unkeyed: a.Unkeyed - b.Unkeyed, Late: a.Late - b.Late,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/loamdata/loam/feature"
@@ -34,8 +35,21 @@ func openDecoders(p *feature.Project, streams []*openStream, now func() time.Tim
 	return decoders, nil
 }
 
-// decode makes JSON of records that name a schema, the first n of them: all, unless they become too much to hold at once. A
-// source of topics that hold JSON has nothing to decode.
+// going are the records of topics that haven't stopped, in the same memory.
+func (s *source) going(records []ingest.Record) []ingest.Record {
+	if len(s.stopped) == 0 {
+		return records
+	}
+	return slices.DeleteFunc(records, func(r ingest.Record) bool { return s.stopped[r.Topic] != nil })
+}
+
+// goingEnds are the ends of topics that haven't stopped: of one that has more is there.
+func (s *source) goingEnds(ends []ingest.End) []ingest.End {
+	return slices.DeleteFunc(ends, func(e ingest.End) bool { return s.stopped[e.Partition.Topic] != nil })
+}
+
+// decode makes JSON of records that name a schema, the first n of them: all, unless they become too much to hold at once, or one is of
+// a schema that doesn't fit its stream. That one stops, and the others go on. A source of topics that hold JSON has nothing to decode.
 func (w *worker) decode(ctx context.Context, s *source, records []ingest.Record) (n int, err error) {
 	if s.decoders == nil {
 		return len(records), nil
@@ -51,7 +65,19 @@ func (w *worker) decode(ctx context.Context, s *source, records []ingest.Record)
 		}
 		var refused *schema.Refusal
 		if r.JSON, refused, err = w.decodeOne(ctx, s.decoders[r.Topic], r); err != nil {
-			return 0, fmt.Errorf("read offset %d of partition %d of %s: %w", r.Offset, r.Partition, r.Topic, err)
+			err = fmt.Errorf("read offset %d of partition %d of %s: %w", r.Offset, r.Partition, r.Topic, err)
+			if !errors.As(err, new(*schema.Incompatible)) {
+				return 0, err
+			}
+			if s.stopped == nil {
+				s.stopped = map[string]error{}
+			}
+			s.stopped[r.Topic] = err
+			if k, ok := s.Source.(*ingest.Kafka); ok {
+				k.Pause(r.Topic)
+			}
+			w.say("topic %s has stopped, and what else there is goes on; once this is mended and applied it does, too: %v", r.Topic, err)
+			return i, nil
 		}
 		if refused != nil {
 			r.Malformed, r.Reason = refused.Detail, refused.Reason

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -149,12 +150,21 @@ func TestFramedTopics(t *testing.T) {
 	// By another schema the same field is text. Nothing from there on is taken, however often it is tried.
 	p.score(t, 1, "d", `{"type": "bytes", "logicalType": "decimal", "precision": 6, "scale": 2}`, json.Number("2"))
 	p.score(t, 2, "e", `"string"`, "3.25")
-	for range 2 {
-		_, err = p.run(t.Context(), t)
+	p.produce(t, "score.v1", "a", nil) // what comes behind it stays, too
+	for i := range 2 {
+		p.produce(t, "contact.v1", "c", []byte(change(2+i, "c", "lead")))
+		r, err = p.run(t.Context(), t)
 		var incompatible *schema.Incompatible
 		if !errors.As(err, &incompatible) || incompatible.ID != 2 || !strings.HasPrefix(err.Error(),
 			"read offset 5 of partition 0 of score.v1: schema id 2 does not fit stream score, and nothing that is written by it has been taken: score: is a string, and column score is decimal(6,2); have it written as ") {
 			t.Fatal(err)
+		}
+		// The other stream goes on, and what came before is taken.
+		if r.Streams["contact"].Accepted != 1 || r.Streams["score"].Read != int64(1-i) {
+			t.Errorf("%+v", r)
+		}
+		if said := p.said.String(); strings.Count(said, "topic score.v1 has stopped, and what else there is goes on") != i+1 {
+			t.Error(said)
 		}
 	}
 	// A column that takes both goes on with all of it.
@@ -177,6 +187,51 @@ func TestFramedTopics(t *testing.T) {
 	}
 	if r, err = p.run(t.Context(), t); err != nil || r.Streams["score"].Accepted != 2 {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// A worker that goes on does so without a stream whose schema doesn't fit, and fails for it once it is asked to end.
+func TestStoppedStream(t *testing.T) {
+	p := newFramedProject(t)
+	p.score(t, 1, "a", `"string"`, "1.5")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- p.app.run(ctx, workerOptions{commitEvery: 50 * time.Millisecond, commitRows: 1000, commitBytes: 1 << 20}, []string{"contact", "score"})
+	}()
+	await := func(what string, is func() bool) {
+		t.Helper()
+		for begun := time.Now(); !is(); time.Sleep(20 * time.Millisecond) {
+			select {
+			case err := <-ended:
+				t.Fatalf("it ended before %s: %v", what, err)
+			default:
+			}
+			if time.Since(begun) > time.Minute {
+				t.Fatalf("%s: not within a minute\n%s", what, p.said)
+			}
+		}
+	}
+	await("the stream stopped", func() bool { return strings.Contains(p.said.String(), "topic score.v1 has stopped") })
+	p.produce(t, "contact.v1", "c", []byte(change(1, "c", "lead")))
+	await("the other took an event", func() bool {
+		other := &app{dir: p.app.dir, out: io.Discard, err: io.Discard, now: time.Now}
+		project, l, err := other.open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		all, err := statusOf(t.Context(), l, []*feature.Stream{project.Stream("contact"), project.Stream("score")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all.Streams[0].Counts.Accepted == 1 && all.Streams[1].Counts.Read == 0
+	})
+	stop()
+	var incompatible *schema.Incompatible
+	if err := <-ended; !errors.As(err, &incompatible) || incompatible.Stream != "score" {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -220,7 +220,6 @@ type outcome map[string]*streamOutcome
 type streamOutcome struct {
 	feature.Counts
 	lake.Result
-	Late int64
 }
 
 func (o outcome) of(stream string) *streamOutcome {
@@ -315,7 +314,6 @@ func (o *openStream) commit(ctx context.Context, b routed, did *streamOutcome) e
 		for _, s := range b.Spans {
 			did.Counts.Add(s.Counts)
 		}
-		did.Late += b.Late
 		did.Result.Add(r)
 	}
 	if err != nil {
@@ -360,7 +358,6 @@ func merge(batches []routed) routed {
 	for _, b := range batches {
 		all.Rows = append(all.Rows, b.Rows...)
 		all.Refused = append(all.Refused, b.Refused...)
-		all.Late += b.Late
 		for _, s := range b.Spans {
 			m := spans[s.Partition]
 			if m == nil {

@@ -13,7 +13,6 @@ func TestMerge(t *testing.T) {
 	first := batchOf(memory.DefaultAllocator, queued, span(1, 0, 10), span(0, 7, 9))
 	second := batchOf(memory.DefaultAllocator, queued, span(1, 10, 14), span(2, 0, 1))
 	first.known, second.known = 3, 4
-	first.Late, second.Late = 1, 2
 	first.Refused, second.Refused = make([]feature.DeadLetter, 1), make([]feature.DeadLetter, 2)
 	first.Spans[0].Watermark, second.Spans[0].Watermark = 90, 80
 	first.Spans[0].RecordedAt, second.Spans[0].RecordedAt = 100, 110
@@ -21,8 +20,8 @@ func TestMerge(t *testing.T) {
 	second.Spans[0].Counts = feature.Counts{Read: 4, Accepted: 1, Refused: 1, Duplicate: 2, Extra: 1, Ahead: 1, IDReuse: 1, Unkeyed: 1}
 
 	all := merge([]routed{first, second})
-	if all.NumRows() != 12+5 || len(all.Refused) != 3 || all.Late != 3 || all.Stream != queued {
-		t.Errorf("%d rows, %d refused, %d late of %s", all.NumRows(), len(all.Refused), all.Late, all.Stream.Name)
+	if all.NumRows() != 12+5 || len(all.Refused) != 3 || all.Stream != queued {
+		t.Errorf("%d rows, %d refused of %s", all.NumRows(), len(all.Refused), all.Stream.Name)
 	}
 	if all.known != 3 {
 		t.Errorf("knows the ids up to snapshot %d, and the first batch was decided at 3", all.known)

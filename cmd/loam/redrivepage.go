@@ -249,7 +249,7 @@ func (r *redrive) notHeld(ctx context.Context, streams []*openStream, letters []
 // record is a letter as it was read, or the repaired record in its place.
 func (r *redrive) record(l feature.DeadLetter) *ingest.Record {
 	rec := &ingest.Record{
-		Position: l.Position, Key: l.RecordKey, Value: l.Body, Headers: l.Headers, Timestamp: l.RecordTime, Text: l.Text, Cut: l.Reason == feature.TooLarge,
+		Position: l.Position, Key: l.RecordKey, Value: l.Body, Headers: l.Headers, Timestamp: l.RecordTime, Text: l.Text, Cut: l.Reason == feature.TooLarge && len(l.Body) <= ingest.CutBytes,
 	}
 	if one, ok := r.with[l.Position]; ok {
 		rec.Value, rec.Cut = one.body, len(one.body) > ingest.EventBytesMax

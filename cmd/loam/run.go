@@ -336,7 +336,7 @@ func (o outcome) report() report {
 			r.Stray = s.Refused
 			continue
 		}
-		r.Streams[name] = streamReport{Counts: s.Counts, Late: s.Late, Versions: s.Versions, NoOps: s.NoOps}
+		r.Streams[name] = streamReport{Counts: s.Counts, Late: s.Counts.Late, Versions: s.Versions, NoOps: s.NoOps}
 	}
 	return r
 }
@@ -349,7 +349,7 @@ func (o outcome) print(w io.Writer) {
 		if name == "" || s.Read == 0 {
 			continue
 		}
-		rows = append(rows, []string{name, number(s.Read), number(s.Accepted), number(s.Refused), number(s.Duplicate), number(s.Late),
+		rows = append(rows, []string{name, number(s.Read), number(s.Accepted), number(s.Refused), number(s.Duplicate), number(s.Counts.Late),
 			number(s.Versions), number(s.NoOps)})
 	}
 	if s := o[""]; s != nil && s.Read > 0 {

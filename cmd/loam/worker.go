@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -70,6 +71,9 @@ type source struct {
 	// decoders are those of topics whose values name schemas of a registry.
 	decoders map[string]*schema.Decoder
 	streams  []*openStream
+	// stopped says why topics are read no further, while the others go on.
+	stopped map[string]error
+	end     func() // says that nothing more comes of it: it has ended, or all of its topics have stopped
 }
 
 // errRedefined ends a worker that is to go on by definitions that were applied since it began.
@@ -89,11 +93,21 @@ func (w *worker) run(ctx context.Context, sources []*source) error {
 	watching, unwatch := context.WithCancel(reading)
 	defer unwatch()
 	var readers sync.WaitGroup
+	polling, noMore := context.WithCancel(reading)
+	defer noMore()
+	var left atomic.Int64 // sources that something may come of
+	left.Store(int64(len(sources)))
 	for _, s := range sources {
+		s.end = sync.OnceFunc(func() {
+			if left.Add(-1) == 0 {
+				noMore()
+			}
+		})
 		readers.Add(1)
 		group.Go(func() error {
 			defer readers.Done()
-			return w.read(reading, failed, s)
+			defer s.end()
+			return w.read(polling, failed, s)
 		})
 	}
 	group.Go(func() error {
@@ -131,6 +145,11 @@ func (w *worker) run(ctx context.Context, sources []*source) error {
 		return fmt.Errorf("%w: %w", errRedefined, err)
 	case err == nil && context.Cause(reading) == errRedefined:
 		return errRedefined // what the store lacks is settled when it is opened again
+	}
+	for _, s := range sources {
+		for _, why := range s.stopped {
+			err = errors.Join(err, why)
+		}
 	}
 	return errors.Join(err, lacking)
 }
@@ -170,7 +189,7 @@ func (w *worker) read(ctx, alive context.Context, s *source) error {
 			}
 			ends = append(ends, e)
 		}
-		for records := poll.Records; ; {
+		for records := s.going(poll.Records); ; {
 			n, err := w.decode(ctx, s, records)
 			if err != nil && ctx.Err() != nil {
 				return nil // what was not decoded is read again
@@ -180,17 +199,20 @@ func (w *worker) read(ctx, alive context.Context, s *source) error {
 			last := n == len(records)
 			var at []ingest.End // the ends are reached with the last record
 			if last {
-				at = ends
+				at = s.goingEnds(ends)
 			}
 			if err := w.pass(alive, s, records[:n], at); err != nil {
 				return err
 			}
-			if records = records[n:]; last {
+			if records = s.going(records[n:]); last {
 				break
 			}
 		}
 		if poll.Done || ctx.Err() != nil {
 			return nil
+		}
+		if len(s.stopped) == len(s.streams) {
+			s.end() // it stays a member of its group as long as others are read
 		}
 	}
 }
@@ -274,7 +296,6 @@ func (w *worker) note(did outcome) {
 		t := w.did.of(stream)
 		t.Counts.Add(s.Counts)
 		t.Result.Add(s.Result)
-		t.Late += s.Late
 	}
 }
 

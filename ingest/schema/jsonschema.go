@@ -70,7 +70,14 @@ const (
 	exponentDigitsMax = 3
 )
 
-var errNotJSON = errors.New("not one JSON value")
+// jsonDepthMax bounds how deep JSON may be nested: what is wrong with a value is said by all that it stands in, also where another branch of the schema
+// then takes it, so that memory is the square of the depth.
+const jsonDepthMax = 1000
+
+var (
+	errNotJSON  = errors.New("not one JSON value")
+	errDeepJSON = fmt.Errorf("it is nested deeper than %d", jsonDepthMax)
+)
 
 // readJSON reads JSON of at most valuesMax values, as the library for schemas wants it.
 func readJSON(text []byte) (any, error) {
@@ -93,6 +100,8 @@ func readJSON(text []byte) (any, error) {
 		}
 		if depth = d.StackDepth(); depth == 0 {
 			break
+		} else if depth > jsonDepthMax {
+			return nil, errDeepJSON
 		}
 	}
 	if len(bytes.TrimLeft(text[d.InputOffset():], " \t\r\n")) > 0 {

@@ -30,8 +30,8 @@ var knownFiles embed.FS
 const (
 	// schemaFile is the name of a schema among the files that it imports: none that a file could have.
 	schemaFile = "<schema>"
-	// valuesMax bounds the values of an event: its fields, and the items of lists, each of which takes a hundred bytes or so.
-	valuesMax = 1 << 20
+	// valuesMax bounds the values of an event: its fields, and the items of lists, each of which takes some hundred bytes. No stream takes an event of more.
+	valuesMax = 1 << 18
 	// messagesMax bounds how deep messages may be nested. A google.protobuf.Value takes three for each of its own.
 	messagesMax = 4 * depthMax
 	// indexMax bounds how deep the message that an event is of may stand in its file.
