@@ -14,6 +14,7 @@ import (
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/ingest"
 	"github.com/loamdata/loam/ingest/schema"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/lake"
 )
 
@@ -156,6 +157,7 @@ func (w *worker) read(ctx, alive context.Context, s *source) error {
 		if err != nil && ctx.Err() == nil {
 			return err
 		}
+		step.At(step.Polled)
 		polled := w.now()
 		ends := make([]ingest.End, 0, len(poll.Ends))
 		for _, p := range poll.Ends {
@@ -172,6 +174,7 @@ func (w *worker) read(ctx, alive context.Context, s *source) error {
 			} else if err != nil {
 				return err
 			}
+			step.At(step.Decoded)
 			last := n == len(records)
 			var at []ingest.End // the ends are reached with the last record
 			if last {
@@ -196,6 +199,7 @@ func (w *worker) pass(alive context.Context, s *source, records []ingest.Record,
 	if err != nil {
 		return err
 	}
+	step.At(step.Routed)
 	for _, b := range batches {
 		err := w.lake.put(alive, b)
 		if err == nil && w.online != nil && b.Stream != nil {
