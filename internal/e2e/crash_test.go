@@ -217,6 +217,32 @@ func (s *stream) same(t *testing.T, want kept) {
 	}
 }
 
+// redeliver produces the first records of each partition of contacts again, far behind the first time.
+func (s *stream) redeliver(most int) {
+	s.t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(s.seed), kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.ConsumeTopics(s.topicOf("contact")), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer client.Close()
+	var again []*kgo.Record
+	for left := s.endOf("contact"); left > 0; {
+		fetches := client.PollFetches(s.t.Context())
+		if err := fetches.Err(); err != nil {
+			s.t.Fatal(err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			if left--; r.Offset < int64(most) {
+				again = append(again, &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers})
+			}
+		})
+	}
+	if err := client.ProduceSync(s.t.Context(), again...).FirstErr(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // A process that is killed at any of its steps, and again after it has been started anew, leaves what one that ran through leaves,
 // in the log, the history, the dead letters and their topic, the counts and Redis.
 func TestCrashAtEveryStep(t *testing.T) {
@@ -234,6 +260,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 		run(t, served[string(at)].dir, ending...)
 	}
 	simulate("2")
+	c.through.redeliver(500)
 	run(t, c.through.dir, ending...)
 	c.through.whole()
 	if letters := c.through.letters(); len(letters) == 0 {
