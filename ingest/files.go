@@ -16,11 +16,12 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/step"
 )
 
 // pollRecords and pollBytes bound what one poll of a file or folder gives.
 const (
-	pollRecords = 4096
+	pollRecords = step.PollRecords
 	pollBytes   = 8 << 20
 )
 

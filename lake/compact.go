@@ -14,6 +14,7 @@ import (
 	"github.com/apache/iceberg-go/table"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/sql"
 )
 
@@ -39,6 +40,7 @@ type Compacted struct {
 
 // compact does the jobs, in one commit. A job whose files were replaced by another compaction is left out.
 func (c *compactor) compact(ctx context.Context, jobs []job) (Compacted, error) {
+	step.At(step.CompactPlanned)
 	outs := make([]*rewritten, 0, len(jobs))
 	for _, j := range jobs {
 		out, err := c.rewrite(ctx, j)
@@ -50,6 +52,7 @@ func (c *compactor) compact(ctx context.Context, jobs []job) (Compacted, error) 
 		}
 		outs = append(outs, out)
 	}
+	step.At(step.CompactWritten)
 	return c.replace(ctx, outs)
 }
 
@@ -112,6 +115,7 @@ func (c *compactor) replace(ctx context.Context, outs []*rewritten) (Compacted, 
 		}
 		return Compacted{}, err
 	}
+	step.At(step.CompactCommitted)
 	for _, o := range left {
 		o.discard()
 	}

@@ -159,3 +159,47 @@ func TestTwinLoggedBetweenLogAndHistory(t *testing.T) {
 		t.Errorf("result %+v, want the twin dropped", res)
 	}
 }
+
+// An event that stands in two partitions is in log and history once, where the worker of one ends between log and history and that of
+// the other, which doesn't know of it, commits its twin before anybody has caught the history up.
+func TestTwinsAndACrashBetween(t *testing.T) {
+	ctx := context.Background()
+	l := openLake(t)
+	def := testStream()
+	one, two := openStream(t, l, def), openStream(t, l, def)
+	known := two.Head()
+	all := []row{{id: "a", v: "A", at: 10, topic: "p"}, {id: "a", v: "B", at: 20, topic: "p", offset: 1}, {id: "a", v: "C", at: 30, topic: "q2", offset: 1}}
+	crashed := batchOf(def, all[:2], map[string]int64{})
+	defer crashed.Release()
+	var res Result
+	rows, err := one.commitLog(ctx, crashed, one.Head(), &res)
+	if err != nil {
+		t.Fatal(err)
+	}
+	releaseAll(rows) // and one has ended
+
+	twin := batchOf(def, []row{all[0]}, map[string]int64{})
+	defer twin.Release()
+	twin.Spans[0].Partition.Topic = "q2"
+	patchTopic(twin, 0, "q2")
+	if res, err = two.Commit(ctx, twin, known); err != nil {
+		t.Fatal(err)
+	}
+	if res.Dropped != 1 || res.Rows != 0 || len(res.Foreign) != 2 {
+		t.Errorf("result %+v, want the twin dropped", res)
+	}
+	commit(t, two, all[2:], map[string]int64{"q2": 1})
+	three := openStream(t, l, def) // catches the history up
+	compare(t, read(t, l, def), want(all))
+	offsets, err := three.Offsets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sum feature.Counts
+	for _, at := range offsets.Partitions {
+		sum.Add(at.Counts)
+	}
+	if sum.Read != 4 || sum.Accepted != 3 || sum.Duplicate != 1 {
+		t.Errorf("counts %+v", sum)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"github.com/apache/iceberg-go/table"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/sql"
 )
 
@@ -83,6 +84,7 @@ func (d *DeadLetters) Commit(ctx context.Context, letters []feature.DeadLetter, 
 			}
 			files = append(files, file)
 		}
+		step.At(step.LettersWritten)
 		move := make([]feature.Span, 0, len(moved))
 		for _, s := range moved {
 			move = append(move, s)
@@ -102,6 +104,7 @@ func (d *DeadLetters) Commit(ctx context.Context, letters []feature.DeadLetter, 
 	if err != nil {
 		return err
 	}
+	step.At(step.LettersCommitted)
 	return d.table.upkeep(ctx)
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/murmur3"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/step"
 )
 
 func releaseAll(batches []arrow.RecordBatch) {
@@ -79,6 +80,7 @@ func (s *Stream) appendLog(ctx context.Context, b *feature.Batch, known int64, r
 		} else {
 			kept.Release()
 		}
+		step.At(step.LogWritten)
 		if redrive != nil {
 			if len(files) == 0 {
 				return errNothing
@@ -102,6 +104,7 @@ func (s *Stream) appendLog(ctx context.Context, b *feature.Batch, known int64, r
 				return err
 			}
 		}
+		step.At(step.LogStaged)
 		return tx.SetProperties(props)
 	})
 	if err != nil {
@@ -109,6 +112,9 @@ func (s *Stream) appendLog(ctx context.Context, b *feature.Batch, known int64, r
 			writer.removeFiles(files)
 		}
 		return nil, err
+	}
+	if redrive == nil && len(files) == 0 {
+		step.At(step.OffsetsCommitted)
 	}
 	// After an unknown outcome the table was loaded anew, and its head may be somebody else's.
 	if !s.log.recovered {

@@ -9,6 +9,7 @@ import (
 	"github.com/apache/iceberg-go/table"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/sql"
 )
 
@@ -153,6 +154,7 @@ func (t *Table) mergeManifests(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("merge manifests: %w", err)
 	}
+	step.At(step.ManifestsMerged)
 	return nil
 }
 
@@ -165,5 +167,6 @@ func (t *Table) expire(ctx context.Context, age time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("expire snapshots: %w", err)
 	}
+	step.At(step.Expired)
 	return nil
 }

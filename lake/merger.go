@@ -12,6 +12,7 @@ import (
 	"github.com/apache/iceberg-go/table"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/scd"
 	"github.com/loamdata/loam/sql"
 )
@@ -111,9 +112,11 @@ func (m *merger) commit(ctx context.Context, rows []arrow.RecordBatch, spans []f
 		if done, err = m.merge(ctx, keys, offsets, r); err != nil {
 			return err
 		}
+		step.At(step.HistoryPlanned)
 		if err := done.write(ctx, r); err != nil {
 			return err
 		}
+		step.At(step.HistoryWritten)
 		staged = time.Now()
 		props, err := offsets.move(left, summary[summaryCommit])
 		if err != nil {
@@ -127,6 +130,7 @@ func (m *merger) commit(ctx context.Context, rows []arrow.RecordBatch, spans []f
 				return err
 			}
 		}
+		step.At(step.HistoryStaged)
 		return tx.SetProperties(props)
 	})
 	if err != nil {
@@ -135,6 +139,7 @@ func (m *merger) commit(ctx context.Context, rows []arrow.RecordBatch, spans []f
 		}
 		return err
 	}
+	step.At(step.HistoryCommitted)
 	if done != nil {
 		done.apply(r)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/apache/iceberg-go/table/dv"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/scd"
 	"github.com/loamdata/loam/sql"
 )
@@ -150,10 +151,16 @@ func (r *rebuild) run(ctx context.Context) error {
 			break
 		}
 	}
+	step.At(step.RebuildDerived)
 	if err := r.history.hold(ctx); err != nil {
 		return err
 	}
-	return r.commit(ctx)
+	step.At(step.RebuildHeld)
+	if err := r.commit(ctx); err != nil {
+		return err
+	}
+	step.At(step.RebuildCommitted)
+	return nil
 }
 
 // derive writes the versions of all keys that the log has, or where came is given of those in the table rebuild_touched, from its

@@ -15,6 +15,7 @@ import (
 	"github.com/apache/iceberg-go/table"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/sql"
 )
 
@@ -110,6 +111,7 @@ func (s *Stream) Redrive(ctx context.Context, b *feature.Batch, known int64, red
 		return r, nil, err
 	}
 	r.Log, r.Logged = time.Since(begin), true
+	step.At(step.RedriveCommitted)
 	if r.Rows == 0 {
 		return r, rows, nil
 	}

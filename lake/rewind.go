@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/sql"
 )
 
@@ -285,9 +286,11 @@ func (r *Rewind) Take(ctx context.Context) error {
 	if err := r.takeLog(ctx); err != nil {
 		return fmt.Errorf("rewind the log of %s: %w", r.def.Name, err)
 	}
+	step.At(step.RewindLog)
 	if err := r.takeLetters(ctx); err != nil {
 		return fmt.Errorf("rewind the dead letters of %s: %w", r.def.Name, err)
 	}
+	step.At(step.RewindLetters)
 	return nil
 }
 

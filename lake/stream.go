@@ -10,6 +10,7 @@ import (
 	"github.com/apache/iceberg-go"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/sql"
 )
 
@@ -311,6 +312,7 @@ func (s *Stream) Commit(ctx context.Context, b *feature.Batch, known int64) (Res
 	}
 	defer releaseAll(rows)
 	r.Log, r.Logged = time.Since(begin), true
+	step.At(step.LogCommitted)
 	if s.history != nil {
 		if err := s.merger.commit(ctx, rows, b.Spans, &r); err != nil {
 			return r, err

@@ -14,6 +14,8 @@ import (
 	"github.com/apache/iceberg-go/catalog"
 	"github.com/apache/iceberg-go/table"
 	"github.com/google/uuid"
+
+	"github.com/loamdata/loam/internal/step"
 )
 
 // Table is one Iceberg table. It is not safe for concurrent use; other workers' commits are.
@@ -273,6 +275,7 @@ func (t *Table) send(ctx context.Context, tx *table.Transaction) (*table.Table, 
 	if err != nil {
 		return nil, err
 	}
+	step.At(step.CatalogMoved)
 	tx.MarkCommitted()
 	next := table.New(t.ident, metadata, location, t.tbl.FS, t.lake.catalog)
 	t.removeMetadata(ctx, next)

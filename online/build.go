@@ -10,6 +10,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/array"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/lake"
 	"github.com/loamdata/loam/sql"
 )
@@ -55,6 +56,7 @@ func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 	if err != nil {
 		return g, err
 	}
+	step.At(step.GenerationEntered)
 	if err := w.awaitWorkers(ctx, &g); err != nil {
 		return g, err
 	}
@@ -65,12 +67,14 @@ func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 	if err := w.fill(ctx, g, reading, o); err != nil {
 		return g, err
 	}
+	step.At(step.GenerationFilled)
 	for p, at := range offsets.Partitions {
 		g.Base[partitionText(p)] = at.Next
 	}
 	if err := w.store.complete(ctx, w.view.Name, g); err != nil {
 		return g, err
 	}
+	step.At(step.GenerationCompleted)
 	before := g.Marks
 	if g, err = w.store.generation(ctx, w.view.Name, g.Number); err != nil {
 		return g, err

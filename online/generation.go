@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/step"
 )
 
 // State says how far a generation is.
@@ -262,6 +263,7 @@ func (s *Store) Switch(ctx context.Context, view string, g Generation) error {
 	if err != nil {
 		return fmt.Errorf("switch to generation %d of %s: %w", g.Number, view, err)
 	}
+	step.At(step.GenerationSwitched)
 	all, err := s.Generations(ctx, view)
 	if err != nil {
 		return err
@@ -273,6 +275,7 @@ func (s *Store) Switch(ctx context.Context, view string, g Generation) error {
 			}
 		}
 	}
+	step.At(step.GenerationAlone)
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/lake"
 )
 
@@ -125,10 +126,12 @@ func (l *Live) writeView(ctx context.Context, w *ViewWriter, b *feature.Batch) (
 			}
 		}
 	}
+	step.At(step.OnlineBegun)
 	written, err := w.Write(ctx, numbers, b.Rows)
 	if err != nil {
 		return 0, err
 	}
+	step.At(step.OnlineWritten)
 	for _, g := range targets {
 		ends := map[feature.Partition]int64{}
 		var done []feature.Partition
@@ -143,6 +146,7 @@ func (l *Live) writeView(ctx context.Context, w *ViewWriter, b *feature.Batch) (
 			return 0, err
 		}
 	}
+	step.At(step.OnlineMarked)
 	return written, nil
 }
 
@@ -218,6 +222,7 @@ func (l *Live) raise(ctx context.Context, w *ViewWriter, g Generation, ends map[
 	if err := w.catchUp(ctx, l.lake, g.Number, gaps); err != nil {
 		return fmt.Errorf("catch generation %d of %s up: %w", g.Number, w.view.Name, err)
 	}
+	step.At(step.OnlineCaughtUp)
 	return l.store.Mark(ctx, w.view.Name, g.Number, raised)
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/ingest"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/lake"
 	"github.com/loamdata/loam/online"
 )
@@ -300,6 +301,7 @@ func (b *backfill) commit(ctx context.Context, batches []routed) error {
 	if err := b.line.commit(ctx, batches, b.did); err != nil {
 		return err
 	}
+	step.At(step.BackfillCommitted)
 	if b.live == nil {
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/ingest"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/lake"
 	"github.com/loamdata/loam/sql"
 )
@@ -263,6 +264,7 @@ func (n *line) commit(ctx context.Context, batches []routed, did outcome) error 
 		if err := n.produce(ctx, letters); err != nil {
 			return err
 		}
+		step.At(step.LettersProduced)
 		if err := n.letters.Commit(ctx, letters, spans, n.jobID); err != nil {
 			return fmt.Errorf("keep dead letters: %w", err)
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/ingest/schema"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/lake"
 	"github.com/loamdata/loam/online"
 	"github.com/loamdata/loam/sql"
@@ -301,12 +302,14 @@ func (r *redrive) follow(ctx context.Context, s *openStream, rows []arrow.Record
 			return fmt.Errorf("the lake has what was taken, the online store lacks the newest of it: %w", err)
 		}
 	}
+	step.At(step.RedriveOnline)
 	if err := r.after("online"); err != nil {
 		return err
 	}
 	if err := r.mark(ctx, marks); err != nil {
 		return err
 	}
+	step.At(step.RedriveMarked)
 	if err := r.after("marked"); err != nil {
 		return err
 	}

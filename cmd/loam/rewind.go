@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/lake"
 	"github.com/loamdata/loam/online"
 )
@@ -120,12 +121,14 @@ func (a *app) rewind(ctx context.Context, name string, to []feature.Position, ye
 	if err != nil {
 		return fmt.Errorf("%w; the stream can't be written until the same command has ended this", err)
 	}
+	step.At(step.RewindHistory)
 	if s.Kind == feature.StateStream {
 		told.Versions = &done.Versions
 	}
 	if told.Views, err = forgetViews(ctx, p, s, store); err != nil {
 		return fmt.Errorf("%w; the stream can't be written until the same command has ended this", err)
 	}
+	step.At(step.RewindViews)
 	if err := r.End(ctx); err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/ingest"
 	"github.com/loamdata/loam/ingest/schema"
+	"github.com/loamdata/loam/internal/step"
 	"github.com/loamdata/loam/lake"
 )
 
@@ -179,6 +180,7 @@ func (w *worker) read(ctx, alive context.Context, s *source) error {
 		if err != nil && ctx.Err() == nil {
 			return err
 		}
+		step.At(step.Polled)
 		s.restart(poll.Given, w.partitions)
 		polled := w.now()
 		ends := make([]ingest.End, 0, len(poll.Ends))
@@ -196,6 +198,7 @@ func (w *worker) read(ctx, alive context.Context, s *source) error {
 			} else if err != nil {
 				return err
 			}
+			step.At(step.Decoded)
 			last := n == len(records)
 			var at []ingest.End // the ends are reached with the last record
 			if last {
@@ -223,6 +226,7 @@ func (w *worker) pass(alive context.Context, s *source, records []ingest.Record,
 	if err != nil {
 		return err
 	}
+	step.At(step.Routed)
 	for _, b := range batches {
 		err := w.lake.put(alive, b)
 		if err == nil && w.online != nil && b.Stream != nil {

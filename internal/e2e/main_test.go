@@ -260,7 +260,11 @@ var (
 // logRows are the rows of a stream's log as JSON, sorted, without some columns.
 func logRows(t *testing.T, dir, stream string, without ...string) []string {
 	t.Helper()
-	r := openLake(t, dir)
+	return openLake(t, dir).logRows(t, stream, without...)
+}
+
+func (r *reader) logRows(t *testing.T, stream string, without ...string) []string {
+	t.Helper()
 	s := r.project.Stream(stream)
 	reading, err := r.Read(t.Context(), s)
 	if err != nil {
@@ -275,7 +279,11 @@ func logRows(t *testing.T, dir, stream string, without ...string) []string {
 // historyRows are the rows of a stream's history as JSON, sorted, without some columns.
 func historyRows(t *testing.T, dir, stream string, without ...string) []string {
 	t.Helper()
-	r := openLake(t, dir)
+	return openLake(t, dir).historyRows(t, stream, without...)
+}
+
+func (r *reader) historyRows(t *testing.T, stream string, without ...string) []string {
+	t.Helper()
 	s := r.project.Stream(stream)
 	reading, err := r.Read(t.Context(), s)
 	if err != nil {

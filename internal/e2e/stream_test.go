@@ -35,6 +35,7 @@ type stream struct {
 	name  string // of the project
 	topic string // the end of its topics' names
 	kafka *kadm.Client
+	seed  string // the broker's address
 	redis *redis.Client
 	lake  *reader
 }
@@ -55,10 +56,11 @@ func newStream(t *testing.T, kafkaAt, redisAt string) *stream {
 	return newStreamOf(t, kafkaAt, redisAt, "")
 }
 
-// newStreamOf makes one that reads the topics of another, where topic is that one's.
-func newStreamOf(t *testing.T, kafkaAt, redisAt, topic string) *stream {
+// newStreamOf makes one that reads the topics of another, where topic is that one's. The file of each of its streams has more lines,
+// in which PROJECT is the project's name.
+func newStreamOf(t *testing.T, kafkaAt, redisAt, topic string, more ...string) *stream {
 	t.Helper()
-	s := &stream{t: t, name: fmt.Sprintf("e2e_%d", time.Now().UnixNano()), topic: topic}
+	s := &stream{t: t, name: fmt.Sprintf("e2e_%d", time.Now().UnixNano()), topic: topic, seed: kafkaAt}
 	if topic == "" {
 		s.topic = s.name
 	}
@@ -67,7 +69,8 @@ func newStreamOf(t *testing.T, kafkaAt, redisAt, topic string) *stream {
 		return regexp.MustCompile(`(?m)^project: \S+`).ReplaceAllString(text, "project: "+s.name)
 	})
 	for _, name := range streamNames {
-		write(t, filepath.Join(s.dir, "streams", name+".yaml"), fmt.Sprintf("stream: %s\nextend: true\ntopic: %s\n", name, s.topicOf(name)))
+		write(t, filepath.Join(s.dir, "streams", name+".yaml"),
+			fmt.Sprintf("stream: %s\nextend: true\ntopic: %s\n%s\n", name, s.topicOf(name), strings.ReplaceAll(strings.Join(more, "\n"), "PROJECT", s.name)))
 	}
 	write(t, filepath.Join(s.dir, "features", "deal.yaml"), deals)
 	client, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt))
@@ -79,7 +82,9 @@ func newStreamOf(t *testing.T, kafkaAt, redisAt, topic string) *stream {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		_, _ = s.kafka.DeleteTopics(ctx, s.topics()...) // it may have made none
+		if topic == "" {
+			_, _ = s.kafka.DeleteTopics(ctx, s.topics()...) // it may have made none
+		}
 		for _, key := range s.keys(ctx, s.name+":*") {
 			s.redis.Unlink(ctx, key)
 		}
@@ -332,17 +337,32 @@ func (w *worker) stop() {
 // redisOf starts a Redis of the test's own, and gives its address, and functions that kill it and start it again, empty.
 func redisOf(t *testing.T) (address string, kill, start func()) {
 	t.Helper()
-	script, err := filepath.Abs(filepath.Join(root, "scripts", "services", "redis.sh"))
+	port, data := freePort(t), t.TempDir()
+	kill, start = daemonOf(t, "redis.sh", data, "REDIS_PORT="+port, "REDIS_DATA="+data)
+	return "127.0.0.1:" + port, kill, start
+}
+
+// kafkaOf starts a broker of the test's own, and gives its address, and functions that kill it and start it again, with what it had.
+func kafkaOf(t *testing.T) (address string, kill, start func()) {
+	t.Helper()
+	port, data := freePort(t), t.TempDir()
+	kill, start = daemonOf(t, "kafka.sh", data, "KAFKA_PORT="+port, "KAFKA_CONTROLLER_PORT="+freePort(t), "KAFKA_HEAP=512m", "KAFKA_DATA="+data)
+	return "127.0.0.1:" + port, kill, start
+}
+
+// daemonOf starts a service by its script, which keeps its pid in the folder data, and gives functions that kill it and start it again.
+func daemonOf(t *testing.T, name, data string, settings ...string) (kill, start func()) {
+	t.Helper()
+	script, err := filepath.Abs(filepath.Join(root, "scripts", "services", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, data := freePort(t), t.TempDir()
 	control := func(command string) {
 		t.Helper()
 		c := exec.Command(script, command)
-		c.Env = append(os.Environ(), "REDIS_PORT="+port, "REDIS_DATA="+data)
+		c.Env = append(os.Environ(), settings...)
 		if out, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("redis.sh %s: %v\n%s", command, err, out)
+			t.Fatalf("%s %s: %v\n%s", name, command, err, out)
 		}
 	}
 	start = func() {
@@ -362,13 +382,13 @@ func redisOf(t *testing.T) (address string, kill, start func()) {
 			err = syscall.Kill(pid, syscall.SIGKILL)
 		}
 		if err != nil {
-			t.Fatalf("kill Redis: %v", err)
+			t.Fatalf("kill the process of %s: %v", name, err)
 		}
 		control("stop")
 	}
 	t.Cleanup(func() { control("stop") })
 	start()
-	return "127.0.0.1:" + port, kill, start
+	return kill, start
 }
 
 // freePort is a port that nobody listens on.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -29,24 +30,63 @@ func streamEvents() int {
 	return 100_000
 }
 
-// A worker that is killed three times on the way leaves the log, the history, the counts and the online values of one that
-// ran through.
+// kills is how often a worker is killed: LOAM_TEST_KILLS, or 20 times in CI.
+func kills(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("LOAM_TEST_KILLS")
+	switch {
+	case text == "" && os.Getenv("LOAM_CI") == "1":
+		return 20
+	case text == "":
+		return 5
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("LOAM_TEST_KILLS is a number, not %q", text)
+	}
+	return n
+}
+
+// A worker that is killed at any moment, again and again while there is more to take than it can, leaves the log, the history, the
+// counts and the online values of one that ran through.
 func TestKilledWorker(t *testing.T) {
 	kafkaAt, redisAt := service(t, "LOAM_TEST_KAFKA"), service(t, "LOAM_TEST_REDIS")
 	events := streamEvents()
 	killed := newStream(t, kafkaAt, redisAt)
 	killed.simulate(1, events)
-	produced := killed.produced()
-	settings := []string{"--until-end", "--commit-rows", strconv.Itoa(events / 30), "--commit-every", "500ms"}
-	for _, share := range []float64{0.15, 0.4, 0.75} {
+	chosen := *seed
+	if chosen == 0 {
+		chosen = uint64(time.Now().UnixNano())
+	}
+	t.Logf("-seed %d", chosen)
+	random := rand.New(rand.NewPCG(chosen, 0))
+	settings := []string{"--commit-rows", strconv.Itoa(events / 50), "--commit-every", "300ms"}
+	progressed, simulations := 0, 1
+	for i := range kills(t) {
+		before := killed.committed()
+		if killed.produced()-before < int64(events/4) {
+			simulations++
+			killed.simulate(simulations, events/2)
+		}
 		w := killed.start(settings...)
-		w.await("it had committed enough", func() bool { return float64(killed.committed()) >= share*float64(produced) })
+		switch i % 4 {
+		case 0: // it may be killed while it opens what it needs
+		case 1:
+			w.awaitSaid("taking ")
+		default:
+			w.await("it had committed something", func() bool { return killed.committed() > before })
+		}
+		time.Sleep(time.Duration(random.Int64N(int64(1200 * time.Millisecond)))) // no signal: at any moment
 		if code := w.signal(syscall.SIGKILL); code != -1 {
 			t.Fatalf("it ended with %d before it was killed:\n%s", code, w.stderr())
 		}
-		t.Logf("killed after %d of %d records", killed.committed(), produced)
+		if killed.committed() > before {
+			progressed++
+		}
 	}
-	run(t, killed.dir, append([]string{"run"}, settings...)...)
+	produced := killed.produced()
+	t.Logf("killed %d times, after %d of %d records; %d of the workers had committed something", kills(t), killed.committed(), produced, progressed)
+	run(t, killed.dir, append([]string{"run", "--until-end"}, settings...)...)
 
 	through := newStreamOf(t, kafkaAt, redisAt, killed.topic)
 	begun := time.Now()
