@@ -90,7 +90,7 @@ func (s *Stream) LookUp(ctx context.Context, ids []feature.Identity) (map[featur
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	if s.merger != nil && len(ids) <= lateSeekMax {
+	if s.seeker != nil && len(ids) <= lateSeekMax {
 		if probes, ok := s.probesOf(ids); ok {
 			return s.seekIdentities(ctx, ids, probes)
 		}
@@ -156,13 +156,12 @@ func (s *Stream) probesOf(ids []feature.Identity) ([]probe, bool) {
 
 // seekIdentities is LookUp for few identities, whose rows are read one by one.
 func (s *Stream) seekIdentities(ctx context.Context, ids []feature.Identity, probes []probe) (map[feature.Identity]feature.Position, error) {
-	seeker := s.merger.logSeeker
-	defer seeker.tidy()
+	defer s.seeker.tidy()
 	files, err := s.logFiles(ctx)
 	if err != nil {
 		return nil, err
 	}
-	found, err := seeker.find(ctx, files, probes)
+	found, err := s.seeker.find(ctx, files, probes)
 	if err != nil {
 		return nil, fmt.Errorf("look events of %s up: %w", s.def.Name, err)
 	}
@@ -186,7 +185,7 @@ func (s *Stream) seekIdentities(ctx context.Context, ids []feature.Identity, pro
 		}
 	}
 	positions := map[feature.Identity]feature.Position{}
-	err = seeker.rows(ctx, files, hits, feature.ColumnNames(s.layout.changeColumns()), func(_ hit, batch arrow.RecordBatch, i int) error {
+	err = s.seeker.rows(ctx, files, hits, identityColumns(s.def), func(_ hit, batch arrow.RecordBatch, i int) error {
 		row := batch.NewSlice(int64(i), int64(i+1))
 		defer row.Release()
 		accepted, err := identities(s.def, row)
@@ -233,8 +232,13 @@ func (s *Stream) Recent(ctx context.Context, limit int, yield func(Accepted)) (a
 
 // identities reads identities and positions of a batch's rows.
 func identities(def *feature.Stream, batch arrow.RecordBatch) ([]Accepted, error) {
-	l := newLayout(def)
-	r, err := l.newReader(batch)
+	var eventID, topic *array.String
+	var eventTime *array.Timestamp
+	var partition, offset *array.Int64
+	err := errors1(
+		bind(batch, feature.ColEventID, &eventID), bind(batch, feature.ColEventTime, &eventTime), bind(batch, feature.ColTopic, &topic),
+		bind(batch, feature.ColPartition, &partition), bind(batch, feature.ColOffset, &offset),
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -246,15 +250,15 @@ func identities(def *feature.Stream, batch arrow.RecordBatch) ([]Accepted, error
 	}
 	all := make([]Accepted, batch.NumRows())
 	for i := range all {
-		all[i].EventID = r.eventID.Value(i)
-		all[i].EventTime = int64(r.eventTime.Value(i))
+		all[i].EventID = eventID.Value(i)
+		all[i].EventTime = int64(eventTime.Value(i))
 		for j, k := range keys {
 			if j > 0 {
 				all[i].Key += feature.KeySeparator
 			}
 			all[i].Key += keyPart(k, i)
 		}
-		all[i].Position = feature.Position{Topic: r.topic.Value(i), Partition: int32(r.partition.Value(i)), Offset: r.offset.Value(i)}
+		all[i].Position = feature.Position{Topic: topic.Value(i), Partition: int32(partition.Value(i)), Offset: offset.Value(i)}
 	}
 	return all, nil
 }

@@ -201,16 +201,25 @@ func scanned(t *testing.T, s *Stream, table *Table, columns []string, from, to s
 	return rows
 }
 
-// LookUp finds the identities of several commits, and none that differs in id or time.
+// LookUp finds the identities of several commits, and none that differs in id or time; also in an event stream, whose files need not be in
+// the order of its keys.
 func TestLookUpByPages(t *testing.T) {
+	byKey, byOther := testStream(), testStream()
+	byKey.Name, byKey.Kind = "fact", feature.EventStream
+	byOther.Name, byOther.Kind, byOther.ClusterBy = "other", feature.EventStream, "v"
+	for _, def := range []*feature.Stream{testStream(), byKey, byOther} {
+		t.Run(def.Name, func(t *testing.T) { lookUpByPages(t, def) })
+	}
+}
+
+func lookUpByPages(t *testing.T, def *feature.Stream) {
 	ctx := context.Background()
 	l := openLake(t)
-	def := testStream()
 	s := openStream(t, l, def)
 	from := map[string]int64{}
 	var rows []row
 	for i := range 500 {
-		rows = append(rows, row{id: fmt.Sprint("k", i%50), v: "A", at: int64(1000 + i/3), topic: "t", offset: int64(i)})
+		rows = append(rows, row{id: fmt.Sprint("k", i%50), v: string(rune('A' + i%7)), at: int64(1000 + i/3), topic: "t", offset: int64(i)})
 	}
 	commit(t, s, rows[:300], from)
 	commit(t, s, rows[300:], from)

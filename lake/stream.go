@@ -96,6 +96,7 @@ type Stream struct {
 	history *Table // nil for an event stream
 	merger  *merger
 	db      *sql.DB
+	seeker  *seeker        // of rows of the log, the merger's where there is one; nil where files aren't in the order of the key
 	own     map[int64]bool // the log's snapshots that this stream wrote
 	head    int64          // see Head
 
@@ -142,12 +143,16 @@ func (l *Lake) OpenStream(ctx context.Context, def *feature.Stream, o StreamOpti
 	}
 	s.head = s.log.SnapshotID()
 	if def.Kind == feature.EventStream {
+		if def.ClusterBy == def.Key[0] {
+			s.seeker = newSeeker(s.log, s.layout.key, feature.ColEventTime, feature.ColEventTime)
+		}
 		return s, nil
 	}
 	if err := s.openHistory(ctx, whole); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.merger = newMerger(s, o)
+	s.seeker = s.merger.logSeeker
 	if err := s.catchUp(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -222,6 +227,8 @@ func (t *Table) whole(def *feature.Stream) (*feature.Stream, error) {
 func (s *Stream) Close() error {
 	if s.merger != nil {
 		s.merger.close()
+	} else if s.seeker != nil {
+		s.seeker.close()
 	}
 	return s.db.Close()
 }
