@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -58,7 +60,14 @@ makes it commit what it has read first. Where loam apply changes the definitions
 	return c
 }
 
+// workerGC is the garbage collector's percentage in a worker: what lives is some large batches, which are gone after a commit, and at Go's
+// own 100 as much again would wait to be collected. GOGC in the environment wins.
+const workerGC = 50
+
 func (a *app) run(ctx context.Context, o workerOptions, names []string) error {
+	if os.Getenv("GOGC") == "" {
+		defer debug.SetGCPercent(debug.SetGCPercent(workerGC))
+	}
 	w := &worker{options: o, jobID: newJobID("run"), now: a.now, say: a.say, did: outcome{}}
 	if !o.untilEnd {
 		tell, stop := context.WithCancel(ctx)

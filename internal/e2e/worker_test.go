@@ -259,7 +259,7 @@ func TestFreshness(t *testing.T) {
 	kafkaAt, redisAt := service(t, "LOAM_TEST_KAFKA"), service(t, "LOAM_TEST_REDIS")
 	s := newStream(t, kafkaAt, redisAt)
 	s.simulate(1, 10_000)
-	w := s.start()
+	w := s.start("--commit-every", "10s")
 	w.awaitSaid("feature view profile is served")
 	w.await("all was committed", func() bool { return s.committed() == s.produced() })
 	ctx := t.Context()
@@ -272,7 +272,13 @@ func TestFreshness(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer producer.Close()
-	const events, rate = 10_000, 1000
+	rate := 1000
+	if text := os.Getenv("LOAM_TEST_RATE"); text != "" {
+		if rate, err = strconv.Atoi(text); err != nil || rate < 100 {
+			t.Fatalf("LOAM_TEST_RATE is %q, want a number of events a second from 100", text)
+		}
+	}
+	events := 10 * rate
 	type sent struct {
 		key string
 		at  time.Time
