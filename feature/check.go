@@ -12,6 +12,7 @@ func (l *loader) check(expr CheckExpr) {
 	p := l.project
 	for _, s := range p.Streams {
 		l.checkDeleteWhen(s, expr)
+		l.checkMapped(s, expr)
 	}
 	for _, v := range p.Views {
 		l.checkView(v, expr)

@@ -81,6 +81,13 @@ func (s *Stream) Definition() Definition {
 	put(body, "load", s.Load, s.Full())
 	put(body, "encoding", s.Encoding, s.Framed())
 	put(body, "delete_when", s.DeleteWhen, s.DeleteWhen != "")
+	if len(s.Mapping) > 0 {
+		mapping := map[string]string{}
+		for _, m := range s.Mapping {
+			mapping[m.Name] = m.SQL
+		}
+		body["mapping"] = mapping
+	}
 	put(body, "snapshot_at", s.SnapshotAt, !s.SnapshotAt.IsZero())
 	put(body, "dead_letter_topic", s.DeadLetterTopic, s.DeadLetterTopic != "")
 	put(body, "event_types", s.EventTypes, s.Format == EnvelopeFormat)

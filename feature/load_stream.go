@@ -121,7 +121,11 @@ func (l *loader) readStream(r *reader, root *yaml.Node, s *Stream) {
 			s.SnapshotAt = at.UTC()
 		},
 		"load":    enum(r, &s.Load, ChangesLoad, FullLoad),
-		"mapping": nil,
+		"mapping": func(n *yaml.Node, field string) { r.readMapping(n, field, s) },
+		"examples": func(n *yaml.Node, field string) {
+			s.Examples = nil
+			r.sequence(n, field, func(n *yaml.Node, field string) { r.readExample(n, field, s) })
+		},
 		"dead_letter_topic": func(n *yaml.Node, field string) {
 			text, ok := r.text(n, field)
 			if s.DeadLetterTopic, s.deadLetterTopic = text, r.place(n); ok && !topicText.MatchString(text) {
@@ -276,6 +280,7 @@ func (l *loader) readStreamFormat(r *reader, s *Stream, seen map[string]*yaml.No
 	} else if n := seen["snapshot_at"]; n != nil {
 		r.problem(n, "snapshot_at", "only change events of Debezium come from snapshots", "remove it")
 	}
+	r.checkMapping(s, seen)
 	if s.Payload == PatchPayload && s.Format == RowFormat && seen["payload"] != nil && len(s.Key) > 0 && s.ID == "" {
 		// Two equal patches of a row are the same event unless something tells them apart.
 		r.problem(seen["payload"], "payload", "a patch stream of rows needs an id", "name the column with the event's id, or say id: position")

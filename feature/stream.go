@@ -73,6 +73,23 @@ type Column struct {
 	Max         *float64
 }
 
+// Mapped is a member of the row that a mapping makes of a record.
+type Mapped struct {
+	Name string
+	SQL  string // a DuckDB expression over record, record_key and record_time
+	Type Type
+	At   Place
+}
+
+// Example is a record of a stream with a mapping, and what it is expected to become.
+type Example struct {
+	Record  []byte // JSON
+	Key     string // of the record; "" for none
+	Want    []byte // an object of columns, and of op where it isn't an upsert; nil where the record is to be refused
+	Refused string // with this in the dead letter's detail
+	At      Place
+}
+
 // ColumnNames gives the names of columns, in their order.
 func ColumnNames(columns []Column) []string {
 	names := make([]string, len(columns))
@@ -107,6 +124,9 @@ type Stream struct {
 	AllowedLateness time.Duration
 	// MaxClockSkew is how far ahead of recorded_at a live event's time may be.
 	MaxClockSkew time.Duration
+	// Mapping makes the columns, and the fields that EventTime, Sequence, ProcessedTime and ID name, of a vendor's record; nil for none.
+	Mapping  []Mapped
+	Examples []Example // of the mapping
 	// SnapshotAt is since when the rows of Debezium's snapshots are taken to be so, where the stream has no event_time; zero for unknown.
 	SnapshotAt time.Time
 	// DeadLetterTopic is the broker's topic that refused events are produced to besides; "" for none.

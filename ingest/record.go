@@ -25,7 +25,9 @@ type Record struct {
 	Reason feature.Reason
 }
 
-// event is the JSON of the record.
+// Event is the JSON of the record.
+func (r *Record) Event() []byte { return r.event() }
+
 func (r *Record) event() []byte {
 	if r.JSON != nil {
 		return r.JSON

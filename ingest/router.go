@@ -23,6 +23,8 @@ type RouterOptions struct {
 	Dedups map[string]*Dedup
 	// Deletes evaluate the delete_when of the streams that have one, by the streams' names.
 	Deletes map[string]Condition
+	// Mappings make rows of the records of streams that have a mapping, by the streams' names.
+	Mappings map[string]Mapper
 	// Starts gives the offset from which a stream takes a partition: what lies before has been taken already. It is asked
 	// once a partition.
 	Starts func(stream string, p feature.Partition) int64

@@ -57,7 +57,7 @@ All commands work on a project folder: the one they are run in, or the one that 
 	root.AddGroup(&cobra.Group{ID: "define", Title: "Define:"}, &cobra.Group{ID: "take", Title: "Take events in:"},
 		&cobra.Group{ID: "use", Title: "Use features:"}, &cobra.Group{ID: "look", Title: "Look and check:"}, &cobra.Group{ID: "try", Title: "Try it:"})
 	for group, commands := range map[string][]*cobra.Command{
-		"define": {a.initCommand(), a.validateCommand(), a.planCommand(), a.applyCommand(), a.schemaCommand()},
+		"define": {a.initCommand(), a.validateCommand(), a.planCommand(), a.applyCommand(), a.schemaCommand(), a.mappingCommand()},
 		"take":   {a.runCommand(), a.backfillCommand(), a.dlqCommand()},
 		"use":    {a.datasetCommand(), a.materializeCommand(), a.getCommand()},
 		"look":   {a.historyCommand(), a.statusCommand(), a.verifyCommand(), a.rebuildCommand(), a.rewindCommand(), a.maintainCommand()},

@@ -226,8 +226,8 @@ func (b *backfill) take(ctx context.Context, f ingest.File, progress func(bytes 
 	}
 	router := ingest.NewRouter(ingest.RouterOptions{
 		Streams: b.streams, Only: b.only, JobID: b.line.jobID, Dedups: b.line.dedups(), Refused: refused,
-		Deletes: b.line.deletes(),
-		Starts:  func(stream string, _ feature.Partition) int64 { return starts[stream] },
+		Deletes: b.line.deletes(), Mappings: b.line.mappings(),
+		Starts: func(stream string, _ feature.Partition) int64 { return starts[stream] },
 	})
 	for {
 		poll, err := source.Poll(ctx)
@@ -236,7 +236,9 @@ func (b *backfill) take(ctx context.Context, f ingest.File, progress func(bytes 
 			return errors.Join(err, b.flush(context.WithoutCancel(ctx), router, nil))
 		}
 		now := b.now().UnixMicro()
-		b.add(router, poll.Records, now)
+		if err := b.add(ctx, router, poll.Records, now); err != nil {
+			return err
+		}
 		var ends []ingest.End
 		if poll.Done {
 			ends = []ingest.End{{Partition: partition, At: now, Done: b.full == nil || b.full.behind != partition, Idle: true}}
@@ -254,12 +256,10 @@ func (b *backfill) take(ctx context.Context, f ingest.File, progress func(bytes 
 }
 
 // add routes records, which decides on duplicates.
-func (b *backfill) add(router *ingest.Router, records []ingest.Record, now int64) {
+func (b *backfill) add(ctx context.Context, router *ingest.Router, records []ingest.Record, now int64) error {
 	defer lockIDs(b.line.all())()
-	for i := range records {
-		router.Add(&records[i], now)
-	}
 	b.read += int64(len(records))
+	return router.AddAll(ctx, records, now)
 }
 
 // flush takes what waits in the router and has it committed beside what follows, once the commit before has ended.

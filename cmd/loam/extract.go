@@ -219,7 +219,7 @@ func (b *backfill) readExtract(ctx context.Context, db *sql.DB) error {
 		return nil, nil
 	})
 	router := ingest.NewRouter(ingest.RouterOptions{
-		Streams: b.streams, Only: s, Dedups: map[string]*ingest.Dedup{s.Name: fresh}, Deletes: b.line.deletes(),
+		Streams: b.streams, Only: s, Dedups: map[string]*ingest.Dedup{s.Name: fresh}, Deletes: b.line.deletes(), Mappings: b.line.mappings(),
 		Starts: func(string, feature.Partition) int64 { return 0 },
 	})
 	keep := append(slices.Clone(s.Key), feature.ColEventTime, feature.ColOp)
@@ -250,9 +250,11 @@ func (e *fullExtract) readFile(ctx context.Context, db *sql.DB, source ingest.So
 		if err != nil {
 			return end, err
 		}
-		for i := range poll.Records {
-			router.Add(&poll.Records[i], 0)
-			end = poll.Records[i].Offset + 1
+		if err := router.AddAll(ctx, poll.Records, 0); err != nil {
+			return end, err
+		}
+		if n := len(poll.Records); n > 0 {
+			end = poll.Records[n-1].Offset + 1
 		}
 		if rows, size := router.Pending(); rows < backfillRows && size < backfillBytes && !poll.Done {
 			continue

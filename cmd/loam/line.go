@@ -46,6 +46,7 @@ type openStream struct {
 	known  int64 // head of the log all of whose identities dedup knows
 	// deletes evaluates the stream's delete_when for whoever holds ids; nil where it has none.
 	deletes *sql.Condition
+	mapping *sql.Mapping // likewise the stream's mapping
 }
 
 // routed is a batch, and the log's head of which its maker knew all identities.
@@ -71,6 +72,9 @@ func openLine(ctx context.Context, p *feature.Project, l *lake.Lake, streams []*
 			if o.deletes, err = sql.OpenCondition(ctx, def.DeleteWhen, def.DeleteReads); err != nil {
 				return nil, errors.Join(err, n.close())
 			}
+		}
+		if o.mapping, err = openMapping(ctx, def); err != nil {
+			return nil, errors.Join(err, n.close())
 		}
 		if err := o.fill(ctx); err != nil {
 			return nil, errors.Join(err, n.close())
@@ -166,6 +170,9 @@ func (n *line) close() error {
 		if o.deletes != nil {
 			errs = append(errs, o.deletes.Close())
 		}
+		if o.mapping != nil {
+			errs = append(errs, o.mapping.Close())
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -213,6 +220,17 @@ func (n *line) deletes() map[string]ingest.Condition {
 		}
 	}
 	return deletes
+}
+
+// mappings make rows of the records of the streams that have a mapping.
+func (n *line) mappings() map[string]ingest.Mapper {
+	mappings := map[string]ingest.Mapper{}
+	for name, o := range n.streams {
+		if o.mapping != nil {
+			mappings[name] = mapperOf(o.mapping)
+		}
+	}
+	return mappings
 }
 
 // outcome is what commits did, by stream; events of no stream are under "".

@@ -176,7 +176,7 @@ func (r *redrive) route(ctx context.Context, s *openStream, letters []feature.De
 	}
 	defer lockIDs(candidates)()
 	options := ingest.RouterOptions{
-		JobID: jobID, Dedups: r.line.dedups(), Deletes: r.line.deletes(), Starts: func(string, feature.Partition) int64 { return 0 },
+		JobID: jobID, Dedups: r.line.dedups(), Deletes: r.line.deletes(), Mappings: r.line.mappings(), Starts: func(string, feature.Partition) int64 { return 0 },
 	}
 	for _, o := range candidates {
 		options.Streams = append(options.Streams, o.def)
@@ -194,7 +194,9 @@ func (r *redrive) route(ctx context.Context, s *openStream, letters []feature.De
 			if err := r.decode(ctx, s, rec); err != nil {
 				return byStream, err
 			}
-			router.Add(rec, at)
+			if err := router.AddAll(ctx, []ingest.Record{*rec}, at); err != nil {
+				return byStream, err
+			}
 		}
 		batches, err := router.Flush(ctx, nil)
 		if err != nil {

@@ -254,8 +254,16 @@ func (s *source) restart(given []feature.Partition, known *partitions) {
 // route hands records to their streams and gives what came of them.
 func (s *source) route(ctx context.Context, records []ingest.Record, ends []ingest.End, now time.Time) ([]routed, error) {
 	defer lockIDs(s.streams)()
-	for i := range records {
-		s.routers[records[i].Topic].Add(&records[i], now.UnixMicro())
+	for len(records) > 0 {
+		// Those of a topic that follow one another, which a mapping takes together.
+		n := slices.IndexFunc(records, func(r ingest.Record) bool { return r.Topic != records[0].Topic })
+		if n < 0 {
+			n = len(records)
+		}
+		if err := s.routers[records[0].Topic].AddAll(ctx, records[:n], now.UnixMicro()); err != nil {
+			return nil, err
+		}
+		records = records[n:]
 	}
 	var all []routed
 	for _, o := range s.streams {
@@ -330,6 +338,7 @@ func (w *worker) openSources(ctx context.Context) ([]*source, error) {
 	router := func(o *openStream, topicID func(string) string) *ingest.Router {
 		return ingest.NewRouter(ingest.RouterOptions{
 			Streams: []*feature.Stream{o.def}, Only: o.def, JobID: w.line.jobID, Dedups: w.line.dedups(), Deletes: w.line.deletes(),
+			Mappings:   w.line.mappings(),
 			Starts:     func(_ string, p feature.Partition) int64 { return starts(p) },
 			RecordedAt: func(p feature.Partition) int64 { return w.partitions.at(ctx, p).RecordedAt },
 			TopicID:    topicID, Refused: w.partitions.letters(o.def.Topic),
