@@ -300,3 +300,27 @@ func BenchmarkDebezium(b *testing.B) {
 		})
 	}
 }
+
+// FuzzDebezium holds that no bytes make the decoder panic, that each record becomes exactly one thing, and that one which is delivered
+// again is a duplicate of the first, or refused as that was.
+func FuzzDebezium(f *testing.F) {
+	f.Add([]byte(change("u", `{"id":"a"}`, `{"id":"a","stage":"won","amount":"1.5","born":3,"seen":null,"tags":"[1]"}`, octoberMS, 7)), []byte(`{"id":"a"}`))
+	f.Add([]byte(change("d", "null", "null", octoberMS, 7)), []byte(`{"schema":{},"payload":{"id":"a"}}`))
+	f.Add([]byte(`{"schema":{"fields":[{"field":"after","fields":[{"field":"amount","name":"org.apache.kafka.connect.data.Decimal","parameters":{"scale":"2"}},`+
+		`{"field":"seen","name":"io.debezium.time.NanoTimestamp"}]}]},"payload":`+change("r", "null", `{"id":"a","amount":"BNI=","seen":1}`, octoberMS, 0)+`}`), []byte("a"))
+	f.Add([]byte(`{"op":"c","after":{"id":"a","amount":{"scale":-3,"value":"/w=="}},"source":{"ts_ns":1793000000000000001,"file":"b.3","pos":4}}`), []byte(nil))
+	f.Add([]byte(change("u", "null", `{"id":"a","tags":"__debezium_unavailable_value"}`, octoberMS, 1)), []byte(nil))
+	f.Fuzz(func(t *testing.T, value, key []byte) {
+		for _, payload := range []feature.Payload{feature.FullPayload, feature.PatchPayload} {
+			s := rowsTable()
+			s.Payload = payload
+			first := Record{Position: feature.Position{Topic: s.Topic, Offset: 1}, Key: key, Value: value}
+			again := first
+			again.Offset = 2
+			_, refused, counts := routed(t, s, []Record{first, again})
+			if counts.Read != 2 || len(refused) != int(counts.Refused) || counts.Refused != 2 && (counts.Accepted != 1 || counts.Duplicate != 1) {
+				t.Fatalf("%q: %+v, refused %+v", value, counts, refused)
+			}
+		}
+	})
+}

@@ -165,5 +165,8 @@ func (w *worker) given(ctx context.Context, given []feature.Partition) error {
 func (w *worker) taken(ctx context.Context, taken []feature.Partition) {
 	w.lake.settle(ctx)
 	left := w.partitions.take(taken)
+	if w.lake.ended() {
+		return // it ends, and says that itself
+	}
 	w.say("gives %s back, %s left", count(int64(len(taken)), "partition"), number(int64(left)))
 }
