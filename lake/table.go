@@ -266,10 +266,10 @@ func (t *Table) send(ctx context.Context, tx *table.Transaction) (*table.Table, 
 	if err != nil {
 		return nil, err
 	}
-	// Of two commits that move offsets alone neither moves the head, so that the second must see the first by the properties. Only the local
+	// Of two commits that move offsets alone neither moves the head, so that the second must see the first by the offsets. Only the local
 	// catalog can be asked to.
 	if t.lake.sqlite != nil {
-		staged.Requirements = append(staged.Requirements, unmoved{t.tbl.Properties()})
+		staged.Requirements = append(staged.Requirements, unmoved{offsetProperties(t.tbl.Properties())})
 	}
 	metadata, location, err := t.lake.catalog.CommitTable(ctx, staged.Identifier, staged.Requirements, staged.Updates)
 	if err != nil {
@@ -282,15 +282,26 @@ func (t *Table) send(ctx context.Context, tx *table.Transaction) (*table.Table, 
 	return next, nil
 }
 
-// unmoved requires that a table's properties are what they were.
-type unmoved struct{ properties iceberg.Properties }
+// offsetProperties are the properties that say where a table stands.
+func offsetProperties(properties iceberg.Properties) iceberg.Properties {
+	offsets := iceberg.Properties{}
+	for key, value := range properties {
+		if strings.HasPrefix(key, propertyOffset) || key == propertyFiles || key == propertyRedrive {
+			offsets[key] = value
+		}
+	}
+	return offsets
+}
+
+// unmoved requires that a table stands where it stood.
+type unmoved struct{ offsets iceberg.Properties }
 
 // GetType names the requirement, which no remote catalog knows.
 func (unmoved) GetType() string { return "loam-unmoved" }
 
-// Validate fails where a property is another one.
+// Validate fails where the table stands elsewhere.
 func (u unmoved) Validate(m table.Metadata) error {
-	if m == nil || !maps.Equal(m.Properties(), u.properties) {
+	if m == nil || !maps.Equal(offsetProperties(m.Properties()), u.offsets) {
 		return errors.New("requirement failed: another commit has moved the offsets")
 	}
 	return nil

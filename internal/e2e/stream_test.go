@@ -339,7 +339,7 @@ func (w *worker) stop() {
 func redisOf(t *testing.T) (address string, kill, start func()) {
 	t.Helper()
 	port, data := freePort(t), t.TempDir()
-	kill, start = daemonOf(t, "redis.sh", data, "REDIS_PORT="+port, "REDIS_DATA="+data)
+	kill, start = daemonOf(t, "redis.sh", data, port, "REDIS_PORT="+port, "REDIS_DATA="+data)
 	return "127.0.0.1:" + port, kill, start
 }
 
@@ -347,12 +347,12 @@ func redisOf(t *testing.T) (address string, kill, start func()) {
 func kafkaOf(t *testing.T) (address string, kill, start func()) {
 	t.Helper()
 	port, data := freePort(t), t.TempDir()
-	kill, start = daemonOf(t, "kafka.sh", data, "KAFKA_PORT="+port, "KAFKA_CONTROLLER_PORT="+freePort(t), "KAFKA_HEAP=512m", "KAFKA_DATA="+data)
+	kill, start = daemonOf(t, "kafka.sh", data, port, "KAFKA_PORT="+port, "KAFKA_CONTROLLER_PORT="+freePort(t), "KAFKA_HEAP=512m", "KAFKA_DATA="+data)
 	return "127.0.0.1:" + port, kill, start
 }
 
 // daemonOf starts a service by its script, which keeps its pid in the folder data, and gives functions that kill it and start it again.
-func daemonOf(t *testing.T, name, data string, settings ...string) (kill, start func()) {
+func daemonOf(t *testing.T, name, data, port string, settings ...string) (kill, start func()) {
 	t.Helper()
 	script, err := filepath.Abs(filepath.Join(root, "scripts", "services", name))
 	if err != nil {
@@ -386,6 +386,15 @@ func daemonOf(t *testing.T, name, data string, settings ...string) (kill, start 
 			t.Fatalf("kill the process of %s: %v", name, err)
 		}
 		control("stop")
+		// Its threads may hold the port a while longer than the process is there.
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			c, err := net.Dial("tcp", "127.0.0.1:"+port)
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+		t.Fatalf("port %s of %s is open though its process was killed", port, name)
 	}
 	t.Cleanup(func() { control("stop") })
 	start()
