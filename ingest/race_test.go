@@ -1,0 +1,6 @@
+//go:build race
+
+package ingest
+
+// underRace says that the race detector counts its own allocations among those of a test.
+const underRace = true
