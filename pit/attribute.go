@@ -41,7 +41,7 @@ func (b *build) ask(ctx context.Context, j *viewJob) error {
 	}
 	return b.db.Exec(ctx, sql.Render(
 		"CREATE OR REPLACE TEMP TABLE asked AS SELECT {row} AS label_row, {time} AS label_time, {bound} AS label_bound, {key} AS label_key "+
-			"FROM labels WHERE {time} IS NOT NULL AND {present}",
+			"FROM "+partLabels+" WHERE {time} IS NOT NULL AND {present}",
 		sql.Args{
 			"row": sql.Ident(labelRow), "time": sql.Ident(labelTime), "bound": bound,
 			"key": key("", j.entity.JoinKeys, j.stream), "present": notNull("", j.entity.JoinKeys),

@@ -42,6 +42,7 @@ type build struct {
 	labels  *labels
 	jobs    []*viewJob
 	card    *Card
+	described
 }
 
 // Build makes the training set that the request asks for: a Parquet file and its card. Neither is there if it fails.
@@ -127,38 +128,80 @@ func (b *build) run(ctx context.Context) error {
 	return nil
 }
 
-// join does the work on snapshots that are pinned.
+// partLabels is the view of those labels that are worked on.
+const partLabels = "part_labels"
+
+// partRows bounds the labels that are worked on at once, and with them the memory that a build takes.
+const partRows = 1 << 20
+
+// join does the work on snapshots that are pinned: the labels a part after the other, in their order.
 func (b *build) join(ctx context.Context) error {
-	steps := len(b.jobs) + 2
-	b.options.Step("reading labels", 0, steps)
+	b.options.Step("reading labels", 0, 1)
 	if err := b.loadLabels(ctx); err != nil {
 		return err
 	}
 	if err := b.watermarks(ctx); err != nil {
 		return err
 	}
-	if err := b.db.Exec(ctx, "CREATE OR REPLACE TEMP TABLE differing (label_row BIGINT)"); err != nil {
+	out := output{path: b.request.Out}
+	defer out.discard()
+	parts := max(int((b.labels.rows+partRows-1)/partRows), 1)
+	steps := parts*(len(b.jobs)+1) + 1
+	done := 0
+	step := func(what string) {
+		done++
+		b.options.Step(what, done, steps)
+	}
+	for part := range parts {
+		if err := b.choose(ctx, int64(part)*partRows, int64(part+1)*partRows); err != nil {
+			return err
+		}
+		for _, j := range b.jobs {
+			step("joining " + j.view.Name)
+			if err := b.features(ctx, j); err != nil {
+				return fmt.Errorf("join feature view %s: %w", j.view.Name, err)
+			}
+		}
+		if b.card.Audit.MaxUS != nil && *b.card.Audit.MaxUS > 0 {
+			return fmt.Errorf("the audit found a feature %d us after its label: the training set is not written; this is a defect of loam", *b.card.Audit.MaxUS)
+		}
+		step("writing " + filepath.Base(b.request.Out))
+		if err := b.assemble(ctx); err != nil {
+			return err
+		}
+		if err := b.describe(ctx); err != nil {
+			return err
+		}
+		if err := out.add(ctx, b.db); err != nil {
+			return err
+		}
+	}
+	if err := b.fillCard(ctx); err != nil {
 		return err
 	}
-	for i, j := range b.jobs {
-		b.options.Step("joining "+j.view.Name, i+1, steps)
-		join := b.attribute
-		if j.view.Windowed() {
-			join = b.windowed
-		}
-		if err := join(ctx, j); err != nil {
-			return fmt.Errorf("join feature view %s: %w", j.view.Name, err)
-		}
-	}
-	if b.card.Audit.MaxUS != nil && *b.card.Audit.MaxUS > 0 {
-		return fmt.Errorf("the audit found a feature %d us after its label: the training set is not written; this is a defect of loam", *b.card.Audit.MaxUS)
-	}
-	b.options.Step("writing "+filepath.Base(b.request.Out), steps-1, steps)
-	if err := b.write(ctx); err != nil {
+	if err := out.deliver(ctx, b.db); err != nil {
 		return err
 	}
 	b.options.Step("done", steps, steps)
 	return nil
+}
+
+// choose makes the labels of the rows from first to before end those that are worked on.
+func (b *build) choose(ctx context.Context, first, end int64) error {
+	if err := b.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP VIEW {part} AS SELECT * FROM labels WHERE {row} >= {first} AND {row} < {end}", sql.Args{
+		"part": partLabels, "row": sql.Ident(labelRow), "first": sql.Fragment(fmt.Sprint(first)), "end": sql.Fragment(fmt.Sprint(end)),
+	})); err != nil {
+		return err
+	}
+	return b.db.Exec(ctx, "CREATE OR REPLACE TEMP TABLE differing (label_row BIGINT)")
+}
+
+// features makes the table of a view's features for the labels that are worked on.
+func (b *build) features(ctx context.Context, j *viewJob) error {
+	if j.view.Windowed() {
+		return b.windowed(ctx, j)
+	}
+	return b.attribute(ctx, j)
 }
 
 // plan finds the views that the features come from, in the order asked, and opens their streams.
@@ -274,122 +317,4 @@ func (b *build) loosen(statement string) string {
 		return statement
 	}
 	return strings.ReplaceAll(statement, "a.label_bound", fmt.Sprintf("(a.label_bound + INTERVAL %d microsecond)", b.options.loosenUS))
-}
-
-// write puts labels and features together and writes the Parquet file, and what it holds into the card.
-func (b *build) write(ctx context.Context) error {
-	columns := []sql.Fragment{sql.Idents("l.", b.labels.names())}
-	joins := sql.Fragment("labels l")
-	for _, j := range b.jobs {
-		joins += sql.Fragment(sql.Render(" LEFT JOIN {t} ON {t}.label_row = l.{row}", sql.Args{"t": alias(j), "row": sql.Ident(labelRow)}))
-	}
-	for _, f := range b.request.Features {
-		j := b.job(f.View)
-		value := alias(j) + "." + sql.Ident(f.Feature)
-		if zeroWithoutEvents(j.view, f.Feature) {
-			value = "CASE WHEN " + alias(j) + ".label_row IS NULL THEN 0 ELSE " + value + " END"
-		}
-		columns = append(columns, value+" AS "+sql.Ident(f.Column()))
-	}
-	err := b.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP TABLE dataset AS SELECT {columns}, l.{row} FROM {joins}",
-		sql.Args{"columns": sql.Join(", ", columns), "joins": joins, "row": sql.Ident(labelRow)}))
-	if err != nil {
-		return err
-	}
-	if err := b.describe(ctx); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(b.request.Out), 0o755); err != nil {
-		return fmt.Errorf("make the folder of the training set: %w", err)
-	}
-	temporary := b.request.Out + ".part"
-	err = b.db.Exec(ctx, sql.Render("COPY (SELECT * EXCLUDE ({row}) FROM dataset ORDER BY {row}) TO {out} (FORMAT parquet, COMPRESSION zstd)",
-		sql.Args{"row": sql.Ident(labelRow), "out": sql.Literal(temporary)}))
-	if err == nil {
-		err = os.Rename(temporary, b.request.Out)
-	}
-	if err != nil {
-		_ = os.Remove(temporary) // it may not be there
-		return fmt.Errorf("write %s: %w", b.request.Out, err)
-	}
-	return nil
-}
-
-// job is the part of the build that a view has.
-func (b *build) job(view string) *viewJob {
-	return b.jobs[slices.IndexFunc(b.jobs, func(j *viewJob) bool { return j.view.Name == view })]
-}
-
-func alias(j *viewJob) sql.Fragment { return sql.Ident(j.featureTable()) }
-
-// zeroWithoutEvents reports whether a feature is 0 for an entity without events: counts and distincts.
-func zeroWithoutEvents(v *feature.View, name string) bool {
-	for _, a := range v.Aggregates {
-		for _, w := range a.Windows {
-			if a.FeatureName(w) == name {
-				return a.Fn == feature.Count || a.Fn == feature.Distinct
-			}
-		}
-	}
-	return false
-}
-
-// describe fills the card with what the training set holds, and holds its rows against the labels'.
-func (b *build) describe(ctx context.Context) error {
-	items := []sql.Fragment{"count(*)", "(SELECT count(DISTINCT label_row) FROM differing)"}
-	for _, f := range b.request.Features {
-		items = append(items, "count("+sql.Ident(f.Column())+")")
-	}
-	counts := make([]int64, len(items))
-	dst := make([]any, len(items))
-	for i := range dst {
-		dst[i] = &counts[i]
-	}
-	if err := b.db.QueryRow(ctx, sql.Render("SELECT {items} FROM dataset", sql.Args{"items": sql.Join(", ", items)}), nil, dst...); err != nil {
-		return err
-	}
-	b.card.Rows = counts[0]
-	if b.card.Rows != b.labels.rows {
-		panic(fmt.Sprintf("%d labels became %d rows", b.labels.rows, b.card.Rows))
-	}
-	rate := func(n int64) float64 {
-		if b.card.Rows == 0 {
-			return 0
-		}
-		return float64(n) / float64(b.card.Rows)
-	}
-	b.card.Labels.ClocksDiffer = rate(counts[1])
-	for i, f := range b.request.Features {
-		j := b.job(f.View)
-		b.card.Features = append(b.card.Features, CardFeature{
-			Column: f.Column(), Type: j.view.FeatureType(j.stream, f.Feature).String(), NullRate: rate(b.card.Rows - counts[i+2]),
-		})
-	}
-	return b.db.QueryRow(ctx, "SELECT version()", nil, &b.card.DuckDB)
-}
-
-// pin tags the snapshots that are read, so that they outlive expiry and the training set can be made again.
-func (b *build) pin(ctx context.Context) error {
-	return b.eachTable(func(t *lake.Table) error { return t.Tag(ctx, b.card.Tag, t.SnapshotID()) })
-}
-
-func (b *build) unpin(ctx context.Context) error {
-	return b.eachTable(func(t *lake.Table) error { return t.Untag(ctx, b.card.Tag) })
-}
-
-// eachTable calls do with every table that is read and has a snapshot, once.
-func (b *build) eachTable(do func(*lake.Table) error) error {
-	done := map[string]bool{}
-	for _, j := range b.jobs {
-		for _, t := range []*lake.Table{j.reading.Log, j.reading.History} {
-			if t == nil || t.SnapshotID() == 0 || done[t.Name()] {
-				continue
-			}
-			done[t.Name()] = true
-			if err := do(t); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
