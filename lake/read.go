@@ -121,6 +121,33 @@ func keyValue(ctx context.Context, db *sql.DB, c feature.Column, text string) (i
 	}
 }
 
+// Span is a span of time that changes are asked of, in microseconds, by what they tell rather than exactly: a reading of it
+// leaves out files that hold no such change.
+type Span struct {
+	From *int64 // their event time is not before this; nil for no bound
+	To   int64  // it is not after this
+	// Ingested takes changes, too, whose event time is after To and which were ingested by then.
+	Ingested bool
+}
+
+// Spanning narrows a reading of a log to the files that may hold changes of the span.
+func (r *Reading) Spanning(s Span) *Reading {
+	narrow := *r
+	event := iceberg.Reference(feature.ColEventTime)
+	var files iceberg.BooleanExpression = iceberg.LessThanEqual(event, iceberg.Timestamp(s.To))
+	if s.Ingested {
+		files = iceberg.NewOr(files, iceberg.LessThanEqual(iceberg.Reference(feature.ColIngestedAt), iceberg.Timestamp(s.To)))
+	}
+	if s.From != nil {
+		files = iceberg.NewAnd(files, iceberg.GreaterThanEqual(event, iceberg.Timestamp(*s.From)))
+	}
+	if narrow.files != nil {
+		files = iceberg.NewAnd(narrow.files, files)
+	}
+	narrow.files = files
+	return &narrow
+}
+
 // LogView makes a view of that name over the log, with these columns, or all where columns is nil. With positions it
 // has the columns loam_file and loam_row, too, and the rows that are to be read again by position may be read from a
 // view made by the same call.

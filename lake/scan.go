@@ -51,7 +51,7 @@ func (t *Table) Scan(ctx context.Context, o ScanOptions) (sql.Files, error) {
 
 // relation gives these files, with the columns of the table that are named, or all where columns is nil.
 func (t *Table) relation(ctx context.Context, files []*liveFile, columns []string) (sql.Files, error) {
-	relation := sql.Files{}
+	relation := sql.Files{Same: len(t.tbl.Metadata().Schemas()) == 1} // files of a table that never changed are all alike
 	for _, f := range t.tbl.Schema().Fields() {
 		if columns == nil || slices.Contains(columns, f.Name) {
 			relation.Columns = append(relation.Columns, sql.FileColumn{FieldID: f.ID, Name: f.Name, Type: duckType(f.Type)})

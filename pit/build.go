@@ -1,6 +1,7 @@
 package pit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,8 @@ type Options struct {
 	Step func(what string, done, of int)
 	// loosenUS moves the bound of every join, to show that the audit sees it. Tests set it.
 	loosenUS int64
+	// partRows bounds the labels that are worked on at once; 0 means [partRowsMax]. Tests set it.
+	partRows int64
 }
 
 // ErrIncomplete: labels are later than the watermark, and the request requires that none is.
@@ -43,6 +46,10 @@ type build struct {
 	jobs    []*viewJob
 	card    *Card
 	described
+	slots       map[string]*slots // by the expression of the entity's key
+	differing   []bool            // by row of the labels that are worked on: whether the clocks could differ
+	first, last int64             // times of those labels, in microseconds: the first, and the last
+	row0        int64             // the row of the first of them
 }
 
 // Build makes the training set that the request asks for: a Parquet file and its card. Neither is there if it fails.
@@ -131,8 +138,8 @@ func (b *build) run(ctx context.Context) error {
 // partLabels is the view of those labels that are worked on.
 const partLabels = "part_labels"
 
-// partRows bounds the labels that are worked on at once, and with them the memory that a build takes.
-const partRows = 1 << 20
+// partRowsMax bounds the labels that are worked on at once, and with them the memory that a build takes.
+const partRowsMax = 1 << 20
 
 // join does the work on snapshots that are pinned: the labels a part after the other, in their order.
 func (b *build) join(ctx context.Context) error {
@@ -145,6 +152,7 @@ func (b *build) join(ctx context.Context) error {
 	}
 	out := output{path: b.request.Out}
 	defer out.discard()
+	partRows := cmp.Or(b.options.partRows, partRowsMax)
 	parts := max(int((b.labels.rows+partRows-1)/partRows), 1)
 	steps := parts*(len(b.jobs)+1) + 1
 	done := 0
@@ -169,10 +177,15 @@ func (b *build) join(ctx context.Context) error {
 		if err := b.assemble(ctx); err != nil {
 			return err
 		}
-		if err := b.describe(ctx); err != nil {
+		if err := out.add(ctx, b.db, b.row0); err != nil {
 			return err
 		}
-		if err := out.add(ctx, b.db); err != nil {
+		for _, j := range b.jobs {
+			if err := b.db.Exec(ctx, sql.Render("DROP TABLE {table}", sql.Args{"table": alias(j)})); err != nil {
+				return err
+			}
+		}
+		if err := b.describe(ctx); err != nil {
 			return err
 		}
 	}
@@ -193,8 +206,13 @@ func (b *build) choose(ctx context.Context, first, end int64) error {
 	})); err != nil {
 		return err
 	}
-	return b.db.Exec(ctx, "CREATE OR REPLACE TEMP TABLE differing (label_row BIGINT)")
+	b.slots, b.row0, b.differing = nil, first, make([]bool, max(min(end, b.labels.rows)-first, 0))
+	return b.db.QueryRow(ctx, sql.Render("SELECT coalesce(min(epoch_us({time})), 0), coalesce(max(epoch_us({time})), 0) FROM {part}",
+		sql.Args{"time": sql.Ident(labelTime), "part": partLabels}), nil, &b.first, &b.last)
 }
+
+// differs notes that the clocks could differ for a label.
+func (b *build) differs(row int64) { b.differing[row-b.row0] = true }
 
 // features makes the table of a view's features for the labels that are worked on.
 func (b *build) features(ctx context.Context, j *viewJob) error {
@@ -309,12 +327,4 @@ func watermarkText(at *time.Time) string {
 		return "(a stream is empty)"
 	}
 	return at.Format(time.RFC3339Nano)
-}
-
-// loosen moves the bound of a join in tests, and is the identity otherwise.
-func (b *build) loosen(statement string) string {
-	if b.options.loosenUS == 0 {
-		return statement
-	}
-	return strings.ReplaceAll(statement, "a.label_bound", fmt.Sprintf("(a.label_bound + INTERVAL %d microsecond)", b.options.loosenUS))
 }

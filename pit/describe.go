@@ -14,9 +14,9 @@ type described struct {
 	present   []int64 // by feature: values that are not null
 }
 
-// describe counts the table dataset in.
+// describe counts in what was written of a part, as the view dataset reads it.
 func (b *build) describe(ctx context.Context) error {
-	items := []sql.Fragment{"count(*)", "(SELECT count(DISTINCT label_row) FROM differing)"}
+	items := []sql.Fragment{"count(*)"}
 	for _, f := range b.request.Features {
 		items = append(items, "count("+sql.Ident(f.Column())+")")
 	}
@@ -33,8 +33,12 @@ func (b *build) describe(ctx context.Context) error {
 		d.present = make([]int64, len(b.request.Features))
 	}
 	d.rows += counts[0]
-	d.differing += counts[1]
-	for i, n := range counts[2:] {
+	for _, differs := range b.differing {
+		if differs {
+			d.differing++
+		}
+	}
+	for i, n := range counts[1:] {
 		d.present[i] += n
 	}
 	return nil

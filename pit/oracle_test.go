@@ -129,7 +129,8 @@ func TestAgainstTheOracle(t *testing.T) {
 		w.put("labels.csv", csv)
 		for _, clock := range []feature.Clock{feature.ServedClock, feature.EventClock} {
 			for _, exclude := range []bool{false, true} {
-				card, err := w.build(feature.DatasetRequest{Labels: "labels.csv", AsOf: clock, ExcludeLabelTime: exclude}, 0)
+				parts := Options{partRows: int64(20 + r.IntN(200))} // one part, or some
+				card, err := w.buildBy(feature.DatasetRequest{Labels: "labels.csv", AsOf: clock, ExcludeLabelTime: exclude}, parts)
 				if err != nil {
 					t.Fatal(err)
 				}

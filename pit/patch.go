@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
 	"github.com/loamdata/loam/sql"
 )
 
@@ -13,32 +13,31 @@ import (
 // column the greatest change, by the request's clock, that carried it or deleted the entity: a newer patch of other
 // columns neither hides nor renews its value. So the statements of full states answer it, a column at a time, over the
 // changes that bear on the column.
-func (b *build) patched(ctx context.Context, j *viewJob, log string) error {
-	if err := b.changes(ctx, j, log, "patches", []string{feature.ColPresent}); err != nil {
-		return err
-	}
+func (b *build) patched(ctx context.Context, j *viewJob, s *slots, span lake.Span, log string) error {
 	var columns []string
 	for _, name := range j.features {
 		if c := j.feature(name).Column; !slices.Contains(columns, c) {
 			columns = append(columns, c)
 		}
 	}
+	bears := make([]sql.Fragment, len(columns))
+	for i, column := range columns {
+		bears[i] = "true"
+		if !slices.Contains(j.stream.Key, column) { // every change carries the key
+			bears[i] = sql.Fragment(sql.Render("g.op = 'delete' OR g.present IS NULL OR list_contains(g.present, {column})",
+				sql.Args{"column": sql.Literal(column)}))
+		}
+	}
+	matchers, err := b.match(ctx, j, s, span, log, bears)
+	if err != nil {
+		return err
+	}
 	joined := sql.Fragment("asked a")
 	items := []sql.Fragment{"a.label_row"}
 	for i, column := range columns {
-		carried := sql.Fragment("true")
-		if !slices.Contains(j.stream.Key, column) { // every change carries the key
-			carried = sql.Fragment(sql.Render("deleted OR present IS NULL OR list_contains(present, {column})",
-				sql.Args{"column": sql.Literal(column)}))
-		}
-		err := b.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP TABLE changes AS SELECT * EXCLUDE (present) FROM patches WHERE {carried}",
-			sql.Args{"carried": carried}))
-		if err != nil {
-			return err
-		}
 		features := slices.DeleteFunc(slices.Clone(j.features), func(name string) bool { return j.feature(name).Column != column })
 		part := fmt.Sprintf("part_%d", i)
-		if err := b.seen(ctx, j, log, features, part); err != nil {
+		if err := b.values(ctx, j, span, matchers[i], log, features, part); err != nil {
 			return err
 		}
 		joined += sql.Fragment(sql.Render(" LEFT JOIN {part} ON {part}.label_row = a.label_row", sql.Args{"part": sql.Ident(part)}))

@@ -107,6 +107,11 @@ func (w *world) take(stream, topic string, now int64, rows []string) {
 }
 
 func (w *world) build(request feature.DatasetRequest, loosen int64) (*Card, error) {
+	w.t.Helper()
+	return w.buildBy(request, Options{loosenUS: loosen})
+}
+
+func (w *world) buildBy(request feature.DatasetRequest, o Options) (*Card, error) {
 	if request.Features == nil {
 		var all []string
 		for _, v := range w.project.Views {
@@ -126,7 +131,8 @@ func (w *world) build(request feature.DatasetRequest, loosen int64) (*Card, erro
 	if request.Out == "" {
 		request.Out = "out.parquet"
 	}
-	return Build(context.Background(), w.lake, w.project, request, Options{Now: time.Now, Version: "test", loosenUS: loosen})
+	o.Now, o.Version = time.Now, "test"
+	return Build(context.Background(), w.lake, w.project, request, o)
 }
 
 // read gives the rows of the built file as maps.

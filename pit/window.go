@@ -6,163 +6,316 @@ import (
 	"slices"
 	"time"
 
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/arrow-go/v18/arrow/memory"
+
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
 	"github.com/loamdata/loam/sql"
 )
 
 // windowed makes the feature table of a windowed view. A window over W at time t begins at the hop that holds t - W, and
-// ends with what the label sees.
+// ends with what the label sees. Both bounds only move forward from label to label, so an event belongs to a range of its
+// entity's labels, whichever the clock.
 func (b *build) windowed(ctx context.Context, j *viewJob) error {
-	if err := b.ask(ctx, j); err != nil {
+	s, err := b.slotsOf(ctx, j)
+	if err != nil {
 		return err
 	}
-	log := "log_" + j.view.Name
-	if err := j.reading.LogView(ctx, b.db, log, nil, false); err != nil {
-		return err
-	}
-	w := windowPlan{job: j}
+	w := windowPlan{job: j, forest: &forest{s}}
 	w.plan()
-	// Conditions and columns are evaluated once an event, whatever number of labels see it.
-	err := b.db.Exec(ctx, sql.Render(`CREATE OR REPLACE TEMP TABLE changes AS
-WITH topics AS (SELECT topic, topic_live(topic) AS live, topic_hash(topic) AS topic_hash FROM (SELECT DISTINCT topic FROM {log})),
-     entities AS (SELECT DISTINCT label_key FROM asked),
-     wanted AS (SELECT g.* FROM {log} g SEMI JOIN entities e ON {key} = e.label_key WHERE {present} AND {recorded}),
-     valued AS (SELECT {plain} AS label_key, event_time, ingested_at, sequence, topic, "partition", "offset" {items} FROM wanted)
-SELECT v.* EXCLUDE (sequence, topic, "partition", "offset"),
-       struct_pack(t := v.event_time, n := v.sequence IS NOT NULL, s := coalesce(v.sequence, 0),
-                   l := t.live, h := t.topic_hash, p := v."partition", o := v."offset") AS place
-FROM valued v JOIN topics t USING (topic)`, sql.Args{
-		"log": sql.Ident(log), "key": key("g.", j.entity.JoinKeys, j.stream), "plain": key("", j.entity.JoinKeys, j.stream),
-		"present": notNull("g.", j.entity.JoinKeys), "recorded": b.recorded(), "items": w.items(),
-	}))
+	log := "log_" + j.view.Name
+	span := b.until()
+	from := b.first - slices.Max(w.windows).Microseconds() - feature.Hop(slices.Max(w.windows)).Microseconds()
+	span.From = &from
+	if err := j.reading.Spanning(span).LogView(ctx, b.db, log, nil, false); err != nil {
+		return err
+	}
+	if err := b.events(ctx, &w, log, span); err != nil {
+		return err
+	}
+	if err := w.write(ctx, b.db); err != nil {
+		return err
+	}
+	return b.audit(ctx, j.featureTable())
+}
+
+// events streams the events of a view's entities through its aggregates.
+func (b *build) events(ctx context.Context, w *windowPlan, log string, span lake.Span) error {
+	j, s := w.job, w.forest.slots
+	order, ordered := sql.Fragment(""), w.ordered()
+	w.first = 3
+	if ordered {
+		order, w.first = `, topic, "partition", "offset", sequence`, 7
+	}
+	statement := sql.Render(sql.Statement("pit_events"), sql.Args{
+		"log": sql.Ident(log), "entities": sql.Ident(s.entities), "key": key("g.", j.entity.JoinKeys, j.stream),
+		"only": b.recorded() + " AND " + within("g.", span), "order": order, "items": w.items(),
+	})
+	d := newDiffer(s, 0)
+	newest := make([]int64, w.forest.nodes())
+	w.newest = &greatest{at: newest}
+	onEvent := b.request.AsOf == feature.EventClock
+	ranks := topics{}
+	err := b.db.Arrow(ctx, statement, func(r array.RecordReader) error {
+		var nodes []int32
+		for r.Next() {
+			batch := r.RecordBatch()
+			entity, event, ingested := int64s(batch.Column(0)), int64s(batch.Column(1)), int64s(batch.Column(2))
+			w.bind(batch)
+			for i, e := range entity {
+				c := change{event: event[i]}
+				if ordered {
+					c.read(batch, 3, i, ranks)
+				}
+				clock := ingested[i]
+				if onEvent {
+					clock = c.event
+				}
+				first := s.from(e, clock)
+				for n := range w.spans {
+					window := &w.spans[n]
+					end := s.from(e, window.leaves(c.event)-s.early)
+					if n == len(w.spans)-1 { // the widest
+						d.within(e, c.event, ingested[i], end)
+					}
+					if first >= end {
+						continue
+					}
+					nodes = w.forest.cover(nodes[:0], e, first, end)
+					for _, node := range nodes {
+						window.add(node, i, &c)
+						if n == len(w.spans)-1 {
+							w.newest.take(node, clock)
+						}
+					}
+				}
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	bound := sql.Fragment("e.ingested_at <= a.label_bound")
-	if b.request.AsOf == feature.EventClock {
-		bound = "e.event_time <= a.label_bound"
-	}
-	err = b.db.Exec(ctx, b.loosen(sql.Render(`CREATE OR REPLACE TEMP TABLE {table} AS
-WITH framed AS (SELECT *, {floors} FROM asked)
-SELECT a.label_row, max(e.{clock}) AS loam_newest, {aggregates}
-FROM framed a JOIN changes e ON a.label_key = e.label_key AND e.event_time >= a.{widest} AND {bound}
-GROUP BY a.label_row`, sql.Args{
-		"table": sql.Ident(j.featureTable()), "floors": w.floors(), "aggregates": w.aggregates(), "widest": w.widest(),
-		"bound": bound, "clock": b.clockColumn(),
-	})))
-	if err != nil {
-		return err
-	}
-	var most *int64
-	err = b.db.QueryRow(ctx, sql.Render("SELECT max(epoch_us(f.loam_newest) - epoch_us(l.{time})) FROM {table} f JOIN labels l ON l.{row} = f.label_row",
-		sql.Args{"table": sql.Ident(j.featureTable()), "time": sql.Ident(labelTime), "row": sql.Ident(labelRow)}), nil, &most)
-	if err != nil {
-		return err
-	}
-	b.leak(most)
-	return b.differ(ctx, slices.Max(w.windows).Microseconds())
+	d.rows(b.differs)
+	return nil
 }
 
 // windowPlan says which aggregates of a view are asked for.
 type windowPlan struct {
 	job     *viewJob
-	chosen  []windowFeature
-	windows []time.Duration // distinct
+	forest  *forest
+	windows []time.Duration // distinct, ascending
+	spans   []windowSpan    // by window
+	columns []string        // that the aggregates take, distinct
+	first   int             // where those stand in a batch of events
+	newest  *greatest       // the clock's time of the newest event of the widest window
+}
+
+// windowSpan is what is asked of one window.
+type windowSpan struct {
+	window, hop int64 // microseconds
+	features    []windowFeature
 }
 
 type windowFeature struct {
 	name      string
-	aggregate int // index in the view
-	window    time.Duration
+	fn        feature.Fn
+	typ       feature.Type // of the feature
+	column    int          // in the plan's columns, or -1
+	condition int          // number of the aggregate in the view, whose condition counts; -1 for none
+	partial   accumulator
+	holds     *array.Boolean // the condition of the batch's events
+}
+
+// leaves is the time from which on a label's window no longer has an event.
+func (s *windowSpan) leaves(event int64) int64 {
+	hops := event / s.hop
+	if event%s.hop < 0 {
+		hops--
+	}
+	return (hops+1)*s.hop + s.window
+}
+
+func (s *windowSpan) add(node int32, row int, c *change) {
+	for i := range s.features {
+		f := &s.features[i]
+		if f.holds == nil || f.holds.IsValid(row) && f.holds.Value(row) {
+			f.partial.add(node, row, c)
+		}
+	}
 }
 
 func (w *windowPlan) plan() {
-	for i, a := range w.job.view.Aggregates {
+	v, stream := w.job.view, w.job.stream
+	for i, a := range v.Aggregates {
 		for _, window := range a.Windows {
-			if name := a.FeatureName(window); slices.Contains(w.job.features, name) {
-				w.chosen = append(w.chosen, windowFeature{name, i, window})
-				if !slices.Contains(w.windows, window) {
-					w.windows = append(w.windows, window)
+			name := a.FeatureName(window)
+			if !slices.Contains(w.job.features, name) {
+				continue
+			}
+			f := windowFeature{name: name, fn: a.Fn, typ: v.FeatureType(stream, name), column: -1, condition: -1}
+			if a.Where != "" {
+				f.condition = i
+			}
+			of := feature.Type{Kind: feature.Int64}
+			if a.Column != "" {
+				if f.column = slices.Index(w.columns, a.Column); f.column < 0 {
+					f.column = len(w.columns)
+					w.columns = append(w.columns, a.Column)
 				}
+				c, _ := stream.Column(a.Column)
+				of = c.Type
+			}
+			f.partial = accumulatorOf(a.Fn, of, w.forest.nodes())
+			n := slices.IndexFunc(w.spans, func(s windowSpan) bool { return s.window == window.Microseconds() })
+			if n < 0 {
+				n = len(w.spans)
+				w.spans = append(w.spans, windowSpan{window: window.Microseconds(), hop: feature.Hop(window).Microseconds()})
+				w.windows = append(w.windows, window)
+			}
+			w.spans[n].features = append(w.spans[n].features, f)
+		}
+	}
+	slices.Sort(w.windows)
+	slices.SortFunc(w.spans, func(a, b windowSpan) int {
+		return int((a.window - b.window) / int64(time.Millisecond/time.Microsecond))
+	})
+}
+
+// ordered reports whether an aggregate goes by the order of the events.
+func (w *windowPlan) ordered() bool {
+	return slices.ContainsFunc(w.spans, func(s windowSpan) bool {
+		return slices.ContainsFunc(s.features, func(f windowFeature) bool { return f.fn == feature.First || f.fn == feature.Last })
+	})
+}
+
+// items are the columns and conditions of the aggregates, each once, a comma before each: evaluated once an event, whatever
+// number of labels see it.
+func (w *windowPlan) items() sql.Fragment {
+	var out sql.Fragment
+	for i, name := range w.columns {
+		c, _ := w.job.stream.Column(name)
+		out += ", " + plain(sql.Ident(name), c.Type) + sql.Fragment(fmt.Sprintf(" AS loam_value_%d", i))
+	}
+	for _, i := range w.conditions() {
+		out += ", " + sql.Try(w.job.view.Aggregates[i].Where, "BOOLEAN") + sql.Fragment(fmt.Sprintf(" AS loam_condition_%d", i))
+	}
+	return out
+}
+
+// conditions are the numbers of the aggregates that have one and are asked for, ascending.
+func (w *windowPlan) conditions() []int {
+	var all []int
+	for _, s := range w.spans {
+		for _, f := range s.features {
+			if f.condition >= 0 && !slices.Contains(all, f.condition) {
+				all = append(all, f.condition)
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// bind hands the columns of a batch to the aggregates.
+func (w *windowPlan) bind(batch arrow.RecordBatch) {
+	conditions := w.conditions()
+	for i := range w.spans {
+		for n := range w.spans[i].features {
+			f := &w.spans[i].features[n]
+			if f.column >= 0 {
+				f.partial.bind(batch.Column(w.first + f.column))
+			}
+			if f.condition >= 0 {
+				f.holds = batch.Column(w.first + len(w.columns) + slices.Index(conditions, f.condition)).(*array.Boolean)
 			}
 		}
 	}
 }
 
-func floorName(w time.Duration) sql.Fragment { return sql.Ident("floor_" + feature.FormatDuration(w)) }
-
-func (w *windowPlan) widest() sql.Fragment {
-	return floorName(slices.Max(w.windows))
-}
-
-// floors are the starts of the windows at a label's time.
-func (w *windowPlan) floors() sql.Fragment {
-	items := make([]sql.Fragment, len(w.windows))
-	for i, window := range w.windows {
-		hop := feature.Hop(window).Microseconds()
-		items[i] = sql.Fragment(fmt.Sprintf("make_timestamptz((floor((epoch_us(label_time) - %d) / %d.0)::BIGINT) * %d)",
-			window.Microseconds(), hop, hop)) + " AS " + floorName(window)
-	}
-	return sql.Join(", ", items)
-}
-
-// items are the conditions and columns of the aggregates that are asked for.
-func (w *windowPlan) items() sql.Fragment {
-	var out sql.Fragment
-	done := map[int]bool{}
-	for _, f := range w.chosen {
-		if done[f.aggregate] {
-			continue
-		}
-		done[f.aggregate] = true
-		a := w.job.view.Aggregates[f.aggregate]
-		condition := sql.Fragment("true")
-		if a.Where != "" {
-			condition = sql.Try(a.Where, "BOOLEAN")
-		}
-		out += sql.Fragment(fmt.Sprintf(", %s AS c%d", condition, f.aggregate))
-		if a.Column != "" {
-			out += sql.Fragment(fmt.Sprintf(", %s AS v%d", sql.Ident(a.Column), f.aggregate))
+// write makes the feature table of the view: label_row, loam_time and the features.
+func (w *windowPlan) write(ctx context.Context, db *sql.DB) error {
+	s := w.forest.slots
+	rows := array.NewInt64Builder(memory.DefaultAllocator)
+	defer rows.Release()
+	rows.AppendValues(s.rows, nil)
+	fields := []arrow.Field{{Name: "label_row", Type: arrow.PrimitiveTypes.Int64}, {Name: "loam_time", Type: arrow.PrimitiveTypes.Int64, Nullable: true}}
+	w.forest.settle(w.newest)
+	columns := []arrow.Array{rows.NewArray(), w.newest.column(w.forest)}
+	items := []sql.Fragment{"label_row", "make_timestamptz(loam_time) AS loam_time"}
+	for i := range w.spans {
+		for n := range w.spans[i].features {
+			f := &w.spans[i].features[n]
+			w.forest.settle(f.partial)
+			column := f.partial.column(w.forest)
+			columns = append(columns, column)
+			fields = append(fields, arrow.Field{Name: f.name, Type: column.DataType(), Nullable: true})
+			items = append(items, typed(sql.Ident(f.name), f.typ)+" AS "+sql.Ident(f.name))
+			f.partial = nil
 		}
 	}
-	return out
+	schema := arrow.NewSchema(fields, nil)
+	batch := array.NewRecordBatch(schema, columns, int64(len(s.rows)))
+	defer batch.Release()
+	for _, c := range columns {
+		c.Release()
+	}
+	if err := db.ImportBatches(ctx, "aggregated", schema, []arrow.RecordBatch{batch}); err != nil {
+		return err
+	}
+	if err := db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP TABLE {table} AS SELECT {items} FROM aggregated",
+		sql.Args{"table": sql.Ident(w.job.featureTable()), "items": sql.Join(", ", items)})); err != nil {
+		return err
+	}
+	return db.Exec(ctx, "DROP TABLE aggregated")
 }
 
-// aggregates are the expressions of the features, each over its own window.
-func (w *windowPlan) aggregates() sql.Fragment {
-	items := make([]sql.Fragment, len(w.chosen))
-	for i, f := range w.chosen {
-		a := w.job.view.Aggregates[f.aggregate]
-		value := ""
-		if a.Column != "" {
-			value = fmt.Sprintf("e.v%d", f.aggregate)
+// greatest keeps the newest time at each node; 0 stands for none.
+type greatest struct{ at []int64 }
+
+func (g *greatest) bind(arrow.Array)          {}
+func (g *greatest) add(int32, int, *change)   {}
+func (g *greatest) take(node int32, us int64) { g.at[node] = max(g.at[node], us) }
+func (g *greatest) push(from, to int32)       { g.at[to] = max(g.at[to], g.at[from]) }
+func (g *greatest) column(f *forest) arrow.Array {
+	b := array.NewInt64Builder(memory.DefaultAllocator)
+	defer b.Release()
+	f.leaves(func(node int32) {
+		if us := g.at[node]; us != 0 {
+			b.Append(us)
+		} else {
+			b.AppendNull()
 		}
-		filter := fmt.Sprintf("FILTER (WHERE e.c%d AND e.event_time >= a.%s)", f.aggregate, floorName(f.window))
-		items[i] = aggregate(a.Fn, value, filter, w.job.view.FeatureType(w.job.stream, f.name)) + " AS " + sql.Ident(f.name)
-	}
-	return sql.Join(", ", items)
+	})
+	return b.NewArray()
 }
 
-// aggregate is the expression of one aggregate. Integer and decimal sums are exact, null where they overflow.
-func aggregate(fn feature.Fn, value, filter string, t feature.Type) sql.Fragment {
-	switch fn {
-	case feature.Count:
-		if value == "" {
-			return sql.Fragment("count(*) " + filter)
-		}
-		return sql.Fragment("count(" + value + ") " + filter)
-	case feature.Sum:
-		return sql.Fragment(fmt.Sprintf("TRY_CAST(sum(%s) %s AS %s)", value, filter, t.SQL()))
-	case feature.Avg:
-		return sql.Fragment(fmt.Sprintf("(sum(%s) %s)::DOUBLE / nullif(count(%s) %s, 0)", value, filter, value, filter))
-	case feature.First:
-		return sql.Fragment(fmt.Sprintf("arg_min(%s, e.place) %s", value, filter))
-	case feature.Last:
-		return sql.Fragment(fmt.Sprintf("arg_max(%s, e.place) %s", value, filter))
-	case feature.Distinct:
-		count := fmt.Sprintf("count(DISTINCT %s) %s", value, filter)
-		return sql.Fragment(fmt.Sprintf("CASE WHEN %s <= %d THEN %s END", count, feature.DistinctMax, count))
-	default:
-		return sql.Fragment(fmt.Sprintf("%s(%s) %s", fn, value, filter))
+// plain is a value as accumulators take it: bools, dates and timestamps as whole numbers.
+func plain(value sql.Fragment, t feature.Type) sql.Fragment {
+	switch t.Kind {
+	case feature.Bool:
+		return value + "::BIGINT"
+	case feature.Timestamp:
+		return "epoch_us(" + value + ")"
+	case feature.Date:
+		return "date_diff('day', DATE '1970-01-01', " + value + ")"
+	case feature.JSON:
+		return value + "::VARCHAR"
 	}
+	return value
+}
+
+// typed makes the feature of what an accumulator gives.
+func typed(value sql.Fragment, t feature.Type) sql.Fragment {
+	switch t.Kind {
+	case feature.Bool:
+		return value + "::BOOLEAN"
+	case feature.Timestamp:
+		return "make_timestamptz(" + value + ")"
+	case feature.Date:
+		return "DATE '1970-01-01' + " + value + "::INTEGER"
+	}
+	return value + "::" + sql.Fragment(t.SQL())
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/loamdata/loam/sql"
 )
 
-// assemble makes the table dataset of a part of the labels: their columns, the features, and the label's row.
+// assemble makes the view assembled of a part of the labels: their columns, the features, and the label's row.
 func (b *build) assemble(ctx context.Context) error {
 	columns := []sql.Fragment{sql.Idents("l.", b.labels.names())}
 	joins := sql.Fragment(partLabels + " l")
@@ -26,7 +26,7 @@ func (b *build) assemble(ctx context.Context) error {
 		}
 		columns = append(columns, value+" AS "+sql.Ident(f.Column()))
 	}
-	return b.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP TABLE dataset AS SELECT {columns}, l.{row} FROM {joins}",
+	return b.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP VIEW assembled AS SELECT {columns}, l.{row} FROM {joins}",
 		sql.Args{"columns": sql.Join(", ", columns), "joins": joins, "row": sql.Ident(labelRow)}))
 }
 
@@ -36,19 +36,22 @@ type output struct {
 	parts []string // Parquet files written so far, beside it
 }
 
-// add writes the table dataset as the next part.
-func (o *output) add(ctx context.Context, db *sql.DB) error {
+// add writes what is assembled, in the order of the labels, as the next part, and makes the view dataset of what was written.
+func (o *output) add(ctx context.Context, db *sql.DB, first int64) error {
 	if err := os.MkdirAll(filepath.Dir(o.path), 0o755); err != nil {
 		return fmt.Errorf("make the folder of the training set: %w", err)
 	}
 	o.parts = append(o.parts, fmt.Sprintf("%s.part-%05d", o.path, len(o.parts)))
 	part := o.parts[len(o.parts)-1]
-	err := db.Exec(ctx, sql.Render("COPY (SELECT * EXCLUDE ({row}) FROM dataset ORDER BY {row}) TO {out} (FORMAT parquet, COMPRESSION zstd)",
+	err := db.Exec(ctx, sql.Render("COPY (SELECT * EXCLUDE ({row}) FROM assembled ORDER BY {row}) TO {out} (FORMAT parquet, COMPRESSION zstd)",
 		sql.Args{"row": sql.Ident(labelRow), "out": sql.Literal(part)}))
 	if err != nil {
 		return fmt.Errorf("write %s: %w", part, err)
 	}
-	return nil
+	return db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP VIEW dataset AS SELECT * EXCLUDE (file_row_number), file_row_number + {first} AS {row} "+
+		"FROM read_parquet({part}, file_row_number = true)", sql.Args{
+		"first": sql.Fragment(fmt.Sprint(first)), "row": sql.Ident(labelRow), "part": sql.Literal(part),
+	}))
 }
 
 // deliver makes what is asked for of the parts.

@@ -27,12 +27,15 @@ type Args map[string]Fragment
 // Fragment is SQL text that is safe to place in a statement: made by Ident, Idents, Literal, or written by loam.
 type Fragment string
 
-var placeholder = regexp.MustCompile(`\{[a-z_]+\}`)
+var placeholder = regexp.MustCompile(`(?m)^--.*$|\{[a-z_]+\}`)
 
-// Render replaces each {name} of the statement by its argument. Every placeholder must have one: a missing one is a
-// defect of loam.
+// Render replaces each {name} of the statement by its argument, but for those in lines that are comments. Every placeholder
+// must have one: a missing one is a defect of loam.
 func Render(statement string, args Args) string {
 	return placeholder.ReplaceAllStringFunc(statement, func(p string) string {
+		if p[0] == '-' {
+			return p
+		}
 		fragment, ok := args[p[1:len(p)-1]]
 		if !ok {
 			panic("no argument for " + p)

@@ -1,0 +1,449 @@
+package pit
+
+import (
+	"cmp"
+	"math"
+	"math/big"
+	"math/bits"
+	"slices"
+	"strings"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/arrow-go/v18/arrow/decimal128"
+	"github.com/apache/arrow-go/v18/arrow/memory"
+
+	"github.com/loamdata/loam/feature"
+)
+
+// accumulator holds the partial values of one aggregate at the nodes of a [forest].
+type accumulator interface {
+	// bind takes the aggregate's column of the next batch of events; nil where it has none.
+	bind(column arrow.Array)
+	// add takes the event of a row of the batch, where it stands in the order, into a node.
+	add(node int32, row int, at *change)
+	// push merges a node into another.
+	push(from, to int32)
+	// column gives the values at the leaves of each slot, null where there is none.
+	column(f *forest) arrow.Array
+}
+
+// accumulatorOf makes the accumulator of an aggregate function over a column of the type. Integers, bools, dates and timestamps
+// come as 64-bit integers, and go as such.
+func accumulatorOf(fn feature.Fn, t feature.Type, nodes int) accumulator {
+	if fn == feature.Count {
+		return &counter{counts: make([]int64, nodes)}
+	}
+	switch t.Kind {
+	case feature.Double:
+		switch fn {
+		case feature.Sum, feature.Avg:
+			return &doubleSum{sums: make([]float64, nodes), counts: make([]int64, nodes), mean: fn == feature.Avg}
+		case feature.Distinct:
+			return newDistinct(nodes, doubleValues{}, distinctDouble)
+		}
+		return picked(fn, nodes, doubleValues{}, compareDoubles)
+	case feature.Decimal:
+		switch fn {
+		case feature.Sum, feature.Avg:
+			return &exactSum{sums: make([]wide, nodes), counts: make([]int64, nodes), mean: fn == feature.Avg, decimal: true, scale: int32(t.Scale)}
+		case feature.Distinct:
+			return newDistinct(nodes, &decimalValues{}, same[decimal128.Num])
+		}
+		return picked(fn, nodes, &decimalValues{precision: int32(t.Precision), scale: int32(t.Scale)}, decimal128.Num.Cmp)
+	case feature.String, feature.JSON:
+		if fn == feature.Distinct {
+			return newDistinct(nodes, stringValues{}, strings.Clone)
+		}
+		return picked(fn, nodes, stringValues{}, cmp.Compare[string])
+	}
+	switch fn {
+	case feature.Sum, feature.Avg:
+		return &exactSum{sums: make([]wide, nodes), counts: make([]int64, nodes), mean: fn == feature.Avg}
+	case feature.Distinct:
+		return newDistinct(nodes, intValues{}, same[int64])
+	}
+	return picked(fn, nodes, intValues{}, cmp.Compare[int64])
+}
+
+// counter counts events, or those with a value.
+type counter struct {
+	counts []int64
+	values arrow.Array
+}
+
+func (c *counter) bind(column arrow.Array) { c.values = column }
+func (c *counter) push(from, to int32)     { c.counts[to] += c.counts[from] }
+func (c *counter) add(node int32, row int, _ *change) {
+	if c.values == nil || c.values.IsValid(row) {
+		c.counts[node]++
+	}
+}
+
+func (c *counter) column(f *forest) arrow.Array {
+	b := array.NewInt64Builder(memory.DefaultAllocator)
+	defer b.Release()
+	f.leaves(func(node int32) { b.Append(c.counts[node]) })
+	return b.NewArray()
+}
+
+// wide is a signed integer of 192 bits, low word first: any number of 128-bit decimals adds up in it.
+type wide [3]uint64
+
+func (w *wide) add(low uint64, high int64) {
+	var carry uint64
+	w[0], carry = bits.Add64(w[0], low, 0)
+	w[1], carry = bits.Add64(w[1], uint64(high), carry)
+	w[2], _ = bits.Add64(w[2], uint64(high>>63), carry)
+}
+
+func (w *wide) merge(o wide) {
+	var carry uint64
+	w[0], carry = bits.Add64(w[0], o[0], 0)
+	w[1], carry = bits.Add64(w[1], o[1], carry)
+	w[2], _ = bits.Add64(w[2], o[2], carry)
+}
+
+// int64 gives the number where it fits.
+func (w wide) int64() (int64, bool) {
+	sign := uint64(int64(w[0]) >> 63)
+	return int64(w[0]), w[1] == sign && w[2] == sign
+}
+
+// decimal gives the number where it has 38 digits at most.
+func (w wide) decimal() (decimal128.Num, bool) {
+	n := decimal128.New(int64(w[1]), w[0])
+	return n, w[2] == uint64(int64(w[1])>>63) && n.FitsInPrecision(38)
+}
+
+func (w wide) float64() float64 {
+	if n, ok := w.int64(); ok {
+		return float64(n)
+	}
+	n := new(big.Int).SetUint64(w[2])
+	n.Lsh(n, 64).Or(n, new(big.Int).SetUint64(w[1]))
+	n.Lsh(n, 64).Or(n, new(big.Int).SetUint64(w[0]))
+	if int64(w[2]) < 0 {
+		n.Sub(n, new(big.Int).Lsh(big.NewInt(1), 192))
+	}
+	f, _ := new(big.Float).SetInt(n).Float64()
+	return f
+}
+
+// exactSum sums integers and decimals without rounding; a sum that its type can't hold is null.
+type exactSum struct {
+	sums     []wide
+	counts   []int64
+	mean     bool // the average is asked for
+	decimal  bool
+	scale    int32
+	ints     *array.Int64
+	decimals *array.Decimal128
+}
+
+func (s *exactSum) bind(column arrow.Array) {
+	if s.decimal {
+		s.decimals = column.(*array.Decimal128)
+	} else {
+		s.ints = column.(*array.Int64)
+	}
+}
+
+func (s *exactSum) add(node int32, row int, _ *change) {
+	if s.decimal {
+		if s.decimals.IsNull(row) {
+			return
+		}
+		v := s.decimals.Value(row)
+		s.sums[node].add(v.LowBits(), v.HighBits())
+	} else {
+		if s.ints.IsNull(row) {
+			return
+		}
+		v := s.ints.Value(row)
+		s.sums[node].add(uint64(v), v>>63)
+	}
+	s.counts[node]++
+}
+
+func (s *exactSum) push(from, to int32) {
+	s.sums[to].merge(s.sums[from])
+	s.counts[to] += s.counts[from]
+}
+
+func (s *exactSum) column(f *forest) arrow.Array {
+	if s.mean {
+		b := array.NewFloat64Builder(memory.DefaultAllocator)
+		defer b.Release()
+		f.leaves(func(node int32) {
+			if n := s.counts[node]; n > 0 {
+				b.Append(s.sums[node].float64() / math.Pow10(int(s.scale)) / float64(n))
+			} else {
+				b.AppendNull()
+			}
+		})
+		return b.NewArray()
+	}
+	if s.decimal {
+		b := array.NewDecimal128Builder(memory.DefaultAllocator, &arrow.Decimal128Type{Precision: 38, Scale: s.scale})
+		defer b.Release()
+		f.leaves(func(node int32) {
+			if v, ok := s.sums[node].decimal(); ok && s.counts[node] > 0 {
+				b.Append(v)
+			} else {
+				b.AppendNull()
+			}
+		})
+		return b.NewArray()
+	}
+	b := array.NewInt64Builder(memory.DefaultAllocator)
+	defer b.Release()
+	f.leaves(func(node int32) {
+		if v, ok := s.sums[node].int64(); ok && s.counts[node] > 0 {
+			b.Append(v)
+		} else {
+			b.AppendNull()
+		}
+	})
+	return b.NewArray()
+}
+
+// doubleSum sums doubles. Parts are only ever added, so that an error stays one of the sum of their magnitudes.
+type doubleSum struct {
+	sums   []float64
+	counts []int64
+	mean   bool
+	values *array.Float64
+}
+
+func (s *doubleSum) bind(column arrow.Array) { s.values = column.(*array.Float64) }
+
+func (s *doubleSum) add(node int32, row int, _ *change) {
+	if s.values.IsValid(row) {
+		s.sums[node] += s.values.Value(row)
+		s.counts[node]++
+	}
+}
+
+func (s *doubleSum) push(from, to int32) {
+	s.sums[to] += s.sums[from]
+	s.counts[to] += s.counts[from]
+}
+
+func (s *doubleSum) column(f *forest) arrow.Array {
+	b := array.NewFloat64Builder(memory.DefaultAllocator)
+	defer b.Release()
+	f.leaves(func(node int32) {
+		switch n := s.counts[node]; {
+		case n == 0:
+			b.AppendNull()
+		case s.mean:
+			b.Append(s.sums[node] / float64(n))
+		default:
+			b.Append(s.sums[node])
+		}
+	})
+	return b.NewArray()
+}
+
+// values reads and writes the values of a column of one type.
+type values[T any] interface {
+	at(column arrow.Array, row int) T
+	builder() array.Builder
+	append(b array.Builder, v T)
+	// keep gives a value that stays when its batch is gone.
+	keep(v T) T
+}
+
+type (
+	intValues     struct{}
+	doubleValues  struct{}
+	stringValues  struct{}
+	decimalValues struct{ precision, scale int32 }
+)
+
+func (intValues) at(c arrow.Array, row int) int64    { return c.(*array.Int64).Value(row) }
+func (intValues) builder() array.Builder             { return array.NewInt64Builder(memory.DefaultAllocator) }
+func (intValues) append(b array.Builder, v int64)    { b.(*array.Int64Builder).Append(v) }
+func (intValues) keep(v int64) int64                 { return v }
+func (doubleValues) at(c arrow.Array, r int) float64 { return c.(*array.Float64).Value(r) }
+func (doubleValues) builder() array.Builder {
+	return array.NewFloat64Builder(memory.DefaultAllocator)
+}
+func (doubleValues) append(b array.Builder, v float64) { b.(*array.Float64Builder).Append(v) }
+func (doubleValues) keep(v float64) float64            { return v }
+func (stringValues) at(c arrow.Array, row int) string  { return c.(*array.String).Value(row) }
+func (stringValues) builder() array.Builder            { return array.NewStringBuilder(memory.DefaultAllocator) }
+func (stringValues) append(b array.Builder, v string)  { b.(*array.StringBuilder).Append(v) }
+func (stringValues) keep(v string) string              { return strings.Clone(v) }
+func (*decimalValues) at(c arrow.Array, row int) decimal128.Num {
+	return c.(*array.Decimal128).Value(row)
+}
+func (d *decimalValues) builder() array.Builder {
+	return array.NewDecimal128Builder(memory.DefaultAllocator, &arrow.Decimal128Type{Precision: d.precision, Scale: d.scale})
+}
+func (*decimalValues) append(b array.Builder, v decimal128.Num) {
+	b.(*array.Decimal128Builder).Append(v)
+}
+func (*decimalValues) keep(v decimal128.Num) decimal128.Num { return v }
+
+// compareDoubles orders doubles as DuckDB does: NaN is the greatest, and equal to itself. Of the zeros the negative is lower.
+func compareDoubles(a, b float64) int {
+	switch {
+	case math.IsNaN(a) || math.IsNaN(b):
+		return boolean(math.IsNaN(a)) - boolean(math.IsNaN(b))
+	case a == b:
+		return boolean(math.Signbit(b)) - boolean(math.Signbit(a))
+	}
+	return cmp.Compare(a, b)
+}
+
+func boolean(v bool) int {
+	if v {
+		return 1
+	}
+	return 0
+}
+
+// pick keeps of the values one: the least or the greatest, or the first or the last in the order.
+type pick[T any, V values[T]] struct {
+	how     V
+	better  func(a, b *picking[T]) bool
+	ordered bool // whether the order counts
+	best    []picking[T]
+	of      arrow.Array
+}
+
+type picking[T any] struct {
+	value T
+	there bool
+	at    *change // where it stands in the order, if that counts
+}
+
+func picked[T any, V values[T]](fn feature.Fn, nodes int, how V, compare func(a, b T) int) accumulator {
+	p := &pick[T, V]{how: how, best: make([]picking[T], nodes)}
+	switch fn {
+	case feature.Min:
+		p.better = func(a, b *picking[T]) bool { return compare(a.value, b.value) < 0 }
+	case feature.Max:
+		p.better = func(a, b *picking[T]) bool { return compare(a.value, b.value) > 0 }
+	case feature.First:
+		p.ordered, p.better = true, func(a, b *picking[T]) bool { return b.at.above(a.at) }
+	case feature.Last:
+		p.ordered, p.better = true, func(a, b *picking[T]) bool { return a.at.above(b.at) }
+	default:
+		panic("no aggregate function " + string(fn))
+	}
+	return p
+}
+
+func (p *pick[T, V]) bind(column arrow.Array) { p.of = column }
+
+func (p *pick[T, V]) add(node int32, row int, at *change) {
+	if p.of.IsNull(row) {
+		return
+	}
+	next := picking[T]{value: p.how.at(p.of, row), there: true, at: at}
+	if best := &p.best[node]; !best.there || p.better(&next, best) {
+		if p.ordered {
+			kept := *at
+			next.at = &kept
+		} else {
+			next.at = nil
+		}
+		next.value = p.how.keep(next.value)
+		*best = next
+	}
+}
+
+func (p *pick[T, V]) push(from, to int32) {
+	if f, t := &p.best[from], &p.best[to]; f.there && (!t.there || p.better(f, t)) {
+		*t = *f
+	}
+}
+
+func (p *pick[T, V]) column(f *forest) arrow.Array {
+	b := p.how.builder()
+	defer b.Release()
+	f.leaves(func(node int32) {
+		if best := &p.best[node]; best.there {
+			p.how.append(b, best.value)
+		} else {
+			b.AppendNull()
+		}
+	})
+	return b.NewArray()
+}
+
+// distinct counts the different values of a node by their numbers. Sets aren't pushed down, for a hot entity's would be copied
+// to each of its labels: the counts are made on one walk over the tree, which takes up a node's values and leaves them.
+type distinct[T any, V values[T], K comparable] struct {
+	how     V
+	key     func(T) K
+	numbers map[K]int32
+	sets    [][]int32 // by node: ascending numbers; one more than feature.DistinctMax stand for any more
+	of      arrow.Array
+}
+
+func newDistinct[T any, V values[T], K comparable](nodes int, how V, key func(T) K) accumulator {
+	return &distinct[T, V, K]{how: how, key: key, numbers: map[K]int32{}, sets: make([][]int32, nodes)}
+}
+
+func same[T any](v T) T { return v }
+
+// distinctDouble makes one of all NaNs, and of both zeros.
+func distinctDouble(v float64) uint64 {
+	switch {
+	case v == 0:
+		v = 0
+	case math.IsNaN(v):
+		v = math.NaN()
+	}
+	return math.Float64bits(v)
+}
+
+func (d *distinct[T, V, K]) bind(column arrow.Array) { d.of = column }
+func (d *distinct[T, V, K]) push(_, _ int32)         {}
+
+func (d *distinct[T, V, K]) add(node int32, row int, _ *change) {
+	if d.of.IsNull(row) {
+		return
+	}
+	v := d.how.at(d.of, row)
+	number, known := d.numbers[d.key(v)]
+	if !known {
+		number = int32(len(d.numbers))
+		d.numbers[d.key(d.how.keep(v))] = number
+	}
+	set := d.sets[node]
+	if i, in := slices.BinarySearch(set, number); !in && len(set) <= feature.DistinctMax {
+		d.sets[node] = slices.Insert(set, i, number)
+	}
+}
+
+func (d *distinct[T, V, K]) column(f *forest) arrow.Array {
+	b := array.NewInt64Builder(memory.DefaultAllocator)
+	defer b.Release()
+	counts := make([]int64, len(f.slots.bounds))
+	times := make([]int32, len(d.numbers)) // how often a number is on the way from the root
+	here := int64(0)
+	f.walk(func(node int32, enter bool) {
+		for _, number := range d.sets[node] {
+			if enter {
+				if times[number]++; times[number] == 1 {
+					here++
+				}
+			} else if times[number]--; times[number] == 0 {
+				here--
+			}
+		}
+	}, func(slot int32) { counts[slot] = here })
+	for _, n := range counts {
+		if n > feature.DistinctMax {
+			b.AppendNull()
+		} else {
+			b.Append(n)
+		}
+	}
+	return b.NewArray()
+}
