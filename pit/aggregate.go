@@ -308,31 +308,18 @@ func boolean(v bool) int {
 // pick keeps of the values one: the least or the greatest, or the first or the last in the order.
 type pick[T any, V values[T]] struct {
 	how     V
-	better  func(a, b *picking[T]) bool
-	ordered bool // whether the order counts
-	best    []picking[T]
+	compare func(a, b T) int
+	last    bool     // the greatest or the last is kept
+	best    []T      // by node
+	there   []bool   // by node: whether there is one
+	orders  []change // by node: where it stands in the order; nil where that doesn't count
 	of      arrow.Array
 }
 
-type picking[T any] struct {
-	value T
-	there bool
-	at    *change // where it stands in the order, if that counts
-}
-
 func picked[T any, V values[T]](fn feature.Fn, nodes int, how V, compare func(a, b T) int) accumulator {
-	p := &pick[T, V]{how: how, best: make([]picking[T], nodes)}
-	switch fn {
-	case feature.Min:
-		p.better = func(a, b *picking[T]) bool { return compare(a.value, b.value) < 0 }
-	case feature.Max:
-		p.better = func(a, b *picking[T]) bool { return compare(a.value, b.value) > 0 }
-	case feature.First:
-		p.ordered, p.better = true, func(a, b *picking[T]) bool { return b.at.above(a.at) }
-	case feature.Last:
-		p.ordered, p.better = true, func(a, b *picking[T]) bool { return a.at.above(b.at) }
-	default:
-		panic("no aggregate function " + string(fn))
+	p := &pick[T, V]{how: how, compare: compare, best: make([]T, nodes), there: make([]bool, nodes), last: fn == feature.Max || fn == feature.Last}
+	if fn == feature.First || fn == feature.Last {
+		p.orders = make([]change, nodes)
 	}
 	return p
 }
@@ -343,22 +330,43 @@ func (p *pick[T, V]) add(node int32, row int, at *change) {
 	if p.of.IsNull(row) {
 		return
 	}
-	next := picking[T]{value: p.how.at(p.of, row), there: true, at: at}
-	if best := &p.best[node]; !best.there || p.better(&next, best) {
-		if p.ordered {
-			kept := *at
-			next.at = &kept
-		} else {
-			next.at = nil
+	if v := p.how.at(p.of, row); p.better(node, v, at) {
+		p.best[node], p.there[node] = p.how.keep(v), true
+		if p.orders != nil {
+			p.orders[node] = *at
 		}
-		next.value = p.how.keep(next.value)
-		*best = next
+	}
+}
+
+// better reports whether a value is to be kept in place of a node's.
+func (p *pick[T, V]) better(node int32, v T, at *change) bool {
+	switch {
+	case !p.there[node]:
+		return true
+	case p.orders == nil && p.last:
+		return p.compare(v, p.best[node]) > 0
+	case p.orders == nil:
+		return p.compare(v, p.best[node]) < 0
+	case p.last:
+		return at.above(&p.orders[node])
+	default:
+		return p.orders[node].above(at)
 	}
 }
 
 func (p *pick[T, V]) push(from, to int32) {
-	if f, t := &p.best[from], &p.best[to]; f.there && (!t.there || p.better(f, t)) {
-		*t = *f
+	if !p.there[from] {
+		return
+	}
+	var at *change
+	if p.orders != nil {
+		at = &p.orders[from]
+	}
+	if p.better(to, p.best[from], at) {
+		p.best[to], p.there[to] = p.best[from], true
+		if p.orders != nil {
+			p.orders[to] = *at
+		}
 	}
 }
 
@@ -366,8 +374,8 @@ func (p *pick[T, V]) column(f *forest) arrow.Array {
 	b := p.how.builder()
 	defer b.Release()
 	f.leaves(func(node int32) {
-		if best := &p.best[node]; best.there {
-			p.how.append(b, best.value)
+		if p.there[node] {
+			p.how.append(b, p.best[node])
 		} else {
 			b.AppendNull()
 		}

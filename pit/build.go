@@ -1,7 +1,6 @@
 package pit
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -152,7 +151,7 @@ func (b *build) join(ctx context.Context) error {
 	}
 	out := output{path: b.request.Out}
 	defer out.discard()
-	partRows := cmp.Or(b.options.partRows, partRowsMax)
+	partRows := b.partRows()
 	parts := max(int((b.labels.rows+partRows-1)/partRows), 1)
 	steps := parts*(len(b.jobs)+1) + 1
 	done := 0
@@ -197,6 +196,25 @@ func (b *build) join(ctx context.Context) error {
 	}
 	b.options.Step("done", steps, steps)
 	return nil
+}
+
+// partRows is how many labels are worked on at once: fewer where memory is bounded, at about what a label takes beside DuckDB's
+// tables, and an aggregate of its windows.
+func (b *build) partRows() int64 {
+	if b.options.partRows > 0 {
+		return b.options.partRows
+	}
+	if b.options.MemoryBytes == 0 {
+		return partRowsMax
+	}
+	bytes := int64(400)
+	for _, f := range b.request.Features {
+		if b.job(f.View).view.Windowed() {
+			bytes += 64
+		}
+		bytes += 32
+	}
+	return min(max(b.options.MemoryBytes/bytes, 1<<14), partRowsMax)
 }
 
 // choose makes the labels of the rows from first to before end those that are worked on.

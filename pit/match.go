@@ -281,27 +281,24 @@ func (p *matching) run(ctx context.Context, entities string, d *differ) error {
 	}
 	onEvent := p.build.request.AsOf == feature.EventClock
 	ranks := topics{}
-	return p.build.db.Arrow(ctx, sql.Render(sql.Statement("pit_changes"), args), func(r array.RecordReader) error {
-		for r.Next() {
-			batch := r.RecordBatch()
-			entity, event, ingested, place := int64s(batch.Column(0)), int64s(batch.Column(1)), int64s(batch.Column(2)), int64s(batch.Column(3))
-			deleted := batch.Column(4).(*array.Boolean)
-			for i, e := range entity {
-				c := change{event: event[i]}
-				if p.settles {
-					c.read(batch, order, i, ranks)
-				}
-				clock := ingested[i]
-				if onEvent {
-					clock = c.event
-				}
-				if d != nil {
-					d.take(e, c.event, ingested[i])
-				}
-				for n, m := range p.matchers {
-					if batch.Column(bears + n).(*array.Boolean).Value(i) {
-						m.take(e, clock, seen{event: c.event, place: place[i], deleted: deleted.Value(i), there: true}, &c)
-					}
+	return p.build.db.Batches(ctx, sql.Render(sql.Statement("pit_changes"), args), func(batch arrow.RecordBatch) error {
+		entity, event, ingested, place := int64s(batch.Column(0)), int64s(batch.Column(1)), int64s(batch.Column(2)), int64s(batch.Column(3))
+		deleted := batch.Column(4).(*array.Boolean)
+		for i, e := range entity {
+			c := change{event: event[i]}
+			if p.settles {
+				c.read(batch, order, i, ranks)
+			}
+			clock := ingested[i]
+			if onEvent {
+				clock = c.event
+			}
+			if d != nil {
+				d.take(e, c.event, ingested[i])
+			}
+			for n, m := range p.matchers {
+				if batch.Column(bears + n).(*array.Boolean).Value(i) {
+					m.take(e, clock, seen{event: c.event, place: place[i], deleted: deleted.Value(i), there: true}, &c)
 				}
 			}
 		}

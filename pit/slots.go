@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
 
 	"github.com/loamdata/loam/sql"
@@ -38,17 +39,14 @@ func (b *build) slotsOf(ctx context.Context, j *viewJob) (*slots, error) {
 	}
 	statement := sql.Render(sql.Statement("pit_slots"), sql.Args{"entities": sql.Ident(s.entities)})
 	last := int64(-1)
-	err := b.db.Arrow(ctx, statement, func(r array.RecordReader) error {
-		for r.Next() {
-			batch := r.RecordBatch()
-			entities, bounds, rows := int64s(batch.Column(0)), int64s(batch.Column(1)), int64s(batch.Column(2))
-			for i, e := range entities {
-				for ; last < e; last++ { // entities are numbered without gaps
-					s.starts = append(s.starts, int32(len(s.bounds)+i))
-				}
+	err := b.db.Batches(ctx, statement, func(batch arrow.RecordBatch) error {
+		entities, bounds, rows := int64s(batch.Column(0)), int64s(batch.Column(1)), int64s(batch.Column(2))
+		for i, e := range entities {
+			for ; last < e; last++ { // entities are numbered without gaps
+				s.starts = append(s.starts, int32(len(s.bounds)+i))
 			}
-			s.bounds, s.rows = append(s.bounds, bounds...), append(s.rows, rows...)
 		}
+		s.bounds, s.rows = append(s.bounds, bounds...), append(s.rows, rows...)
 		return nil
 	})
 	if err != nil {

@@ -58,37 +58,34 @@ func (b *build) events(ctx context.Context, w *windowPlan, log string, span lake
 	w.newest = &greatest{at: newest}
 	onEvent := b.request.AsOf == feature.EventClock
 	ranks := topics{}
-	err := b.db.Arrow(ctx, statement, func(r array.RecordReader) error {
-		var nodes []int32
-		for r.Next() {
-			batch := r.RecordBatch()
-			entity, event, ingested := int64s(batch.Column(0)), int64s(batch.Column(1)), int64s(batch.Column(2))
-			w.bind(batch)
-			for i, e := range entity {
-				c := change{event: event[i]}
-				if ordered {
-					c.read(batch, 3, i, ranks)
+	var nodes []int32
+	err := b.db.Batches(ctx, statement, func(batch arrow.RecordBatch) error {
+		entity, event, ingested := int64s(batch.Column(0)), int64s(batch.Column(1)), int64s(batch.Column(2))
+		w.bind(batch)
+		for i, e := range entity {
+			c := change{event: event[i]}
+			if ordered {
+				c.read(batch, 3, i, ranks)
+			}
+			clock := ingested[i]
+			if onEvent {
+				clock = c.event
+			}
+			first := s.from(e, clock)
+			for n := range w.spans {
+				window := &w.spans[n]
+				end := s.from(e, window.leaves(c.event)-s.early)
+				if n == len(w.spans)-1 { // the widest
+					d.within(e, c.event, ingested[i], end)
 				}
-				clock := ingested[i]
-				if onEvent {
-					clock = c.event
+				if first >= end {
+					continue
 				}
-				first := s.from(e, clock)
-				for n := range w.spans {
-					window := &w.spans[n]
-					end := s.from(e, window.leaves(c.event)-s.early)
-					if n == len(w.spans)-1 { // the widest
-						d.within(e, c.event, ingested[i], end)
-					}
-					if first >= end {
-						continue
-					}
-					nodes = w.forest.cover(nodes[:0], e, first, end)
-					for _, node := range nodes {
-						window.add(node, i, &c)
-						if n == len(w.spans)-1 {
-							w.newest.take(node, clock)
-						}
+				nodes = w.forest.cover(nodes[:0], e, first, end)
+				for _, node := range nodes {
+					window.add(node, i, &c)
+					if n == len(w.spans)-1 {
+						w.newest.take(node, clock)
 					}
 				}
 			}

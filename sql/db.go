@@ -122,54 +122,76 @@ func (db *DB) Arrow(ctx context.Context, statement string, use func(array.Record
 	})
 }
 
+// Batches runs a statement and hands each batch of its result to use, while DuckDB is at the next ones; the batches are
+// released after use returns.
+func (db *DB) Batches(ctx context.Context, statement string, use func(arrow.RecordBatch) error) error {
+	return ahead(ctx, func(ctx context.Context, send func(arrow.RecordBatch) error) error {
+		return db.send(ctx, statement, send)
+	}, use)
+}
+
 // Parts runs a statement once for each of some sets of files, seen as a lake view of that name, and hands over the batches
 // of the results with the number of the set. While use works on a batch, DuckDB is at the next ones, so that what they need
 // of memory is a set's.
 func (db *DB) Parts(ctx context.Context, view string, parts []Files, positions bool, statement string, use func(part int, batch arrow.RecordBatch) error) error {
 	type made struct {
-		part  int
-		batch arrow.RecordBatch
+		arrow.RecordBatch
+		part int
 	}
+	return ahead(ctx, func(ctx context.Context, send func(made) error) error {
+		for part := range parts {
+			if err := db.LakeView(ctx, view, parts[part], positions); err != nil {
+				return err
+			}
+			err := db.send(ctx, statement, func(batch arrow.RecordBatch) error { return send(made{batch, part}) })
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}, func(m made) error { return use(m.part, m.RecordBatch) })
+}
+
+// send runs a statement and sends the batches of its result, each retained.
+func (db *DB) send(ctx context.Context, statement string, send func(arrow.RecordBatch) error) error {
+	return db.Arrow(ctx, statement, func(r array.RecordReader) error {
+		for r.Next() {
+			batch := r.RecordBatch()
+			batch.Retain()
+			if err := send(batch); err != nil {
+				batch.Release()
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// ahead lets produce be some batches ahead of use, which has each batch until it returns. It ends when both have.
+func ahead[B interface{ Release() }](ctx context.Context, produce func(context.Context, func(B) error) error, use func(B) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	batches := make(chan made, 8)
+	batches := make(chan B, 8)
 	ended := make(chan error, 1)
-	run := func(part int) error {
-		if err := db.LakeView(ctx, view, parts[part], positions); err != nil {
-			return err
-		}
-		return db.Arrow(ctx, statement, func(r array.RecordReader) error {
-			for r.Next() {
-				batch := r.RecordBatch()
-				batch.Retain()
-				select {
-				case batches <- made{part, batch}:
-				case <-ctx.Done():
-					batch.Release()
-					return ctx.Err()
-				}
-			}
-			return nil
-		})
-	}
 	go func() {
 		defer close(batches)
-		for part := range parts {
-			if err := run(part); err != nil {
-				ended <- err
-				return
+		ended <- produce(ctx, func(batch B) error {
+			select {
+			case batches <- batch:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
 			}
-		}
-		ended <- nil
+		})
 	}()
 	var failed error
-	for m := range batches {
+	for batch := range batches {
 		if failed == nil {
-			if failed = use(m.part, m.batch); failed != nil {
+			if failed = use(batch); failed != nil {
 				cancel()
 			}
 		}
-		m.batch.Release()
+		batch.Release()
 	}
 	if err := <-ended; failed == nil {
 		return err
