@@ -6,6 +6,7 @@ TESTARGS  ?=
 RACEARGS  ?=
 BENCH     ?= --keys 1000000 --batches 200
 GOBENCH   ?= .
+PYTESTARGS ?=
 KAFKA_PORT ?= 19092
 REDIS_PORT ?= 16379
 
@@ -15,7 +16,7 @@ export CGO_ENABLED := 1
 export KAFKA_PORT REDIS_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race freshness bench gobench fmt lint demo ci services-up services-down toolchain announce
+.PHONY: help build test race freshness bench gobench fmt lint python demo ci services-up services-down toolchain announce
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +51,10 @@ lint: fmt ## gofmt, go vet, and golangci-lint where it is installed
 	@if command -v golangci-lint >/dev/null; then set -x; golangci-lint run ./...; else \
 		echo "golangci-lint isn't on PATH, so its checks were left out. To install it (5 minutes):"; \
 		echo "  GOFLAGS= go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0"; fi
+
+python: build ## the Python package: installed into build/python, checked, and tested on bin/loam; PYTESTARGS='-k types' picks some
+	@python=$$(scripts/python/install.sh) && set -x && cd python && $$python -m ruff check . && $$python -m ruff format --check . && \
+		$$python -m mypy && LOAM_BINARY=$(CURDIR)/bin/loam $$python -m pytest $(PYTESTARGS)
 
 demo: build ## the whole main job on embedded defaults, told on the terminal
 	bin/loam demo
