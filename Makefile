@@ -7,6 +7,7 @@ RACEARGS  ?=
 BENCH     ?= --keys 1000000 --batches 200
 GOBENCH   ?= .
 PYTESTARGS ?=
+EXAMPLEARGS ?=
 KAFKA_PORT ?= 19092
 REDIS_PORT ?= 16379
 
@@ -16,7 +17,7 @@ export CGO_ENABLED := 1
 export KAFKA_PORT REDIS_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race freshness bench gobench fmt lint python demo ci services-up services-down toolchain announce
+.PHONY: help build test race freshness bench gobench fmt lint python example demo ci services-up services-down toolchain announce
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,8 +54,13 @@ lint: fmt ## gofmt, go vet, and golangci-lint where it is installed
 		echo "  GOFLAGS= go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0"; fi
 
 python: build ## the Python package: installed into build/python, checked, and tested on bin/loam; PYTESTARGS='-k types' picks some
-	@python=$$(scripts/python/install.sh) && set -x && cd python && $$python -m ruff check . && $$python -m ruff format --check . && \
+	@python=$$(scripts/python/install.sh) && set -x && cd python && $$python -m ruff check . ../examples && \
+		$$python -m ruff format --check . ../examples && \
 		$$python -m mypy && LOAM_BINARY=$(CURDIR)/bin/loam $$python -m pytest $(PYTESTARGS)
+
+example: build ## docs/example.md anew, held against the figures it tells
+	@python=$$(scripts/python/install.sh) && set -x && \
+		LOAM_BINARY=$(CURDIR)/bin/loam $$python examples/leakage/run.py --check docs/example/figures.json $(EXAMPLEARGS)
 
 demo: build ## the whole main job on embedded defaults, told on the terminal
 	bin/loam demo

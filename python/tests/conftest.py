@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from oracle import Events
 
 import loam
+from oracle import Events
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -10,9 +10,9 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from oracle import Events
 
 import loam
+from oracle import Events
 
 ZONED = pa.timestamp("us", tz="Europe/Paris")
 

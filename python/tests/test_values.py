@@ -10,9 +10,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from oracle import Clock, Events
 
 import loam
+from oracle import Clock, Events
 
 PROFILE = ["profile:mkt_status", "profile:segments", "profile:open_tickets", "profile:vip"]
 ACTIVITY = ["activity:opened_1d", "activity:opened_7d", "activity:channels_30d"]
