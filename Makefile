@@ -17,7 +17,7 @@ export CGO_ENABLED := 1
 export KAFKA_PORT REDIS_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race freshness bench gobench fmt lint python example demo ci services-up services-down toolchain announce
+.PHONY: help build test race freshness bench gobench fmt lint python example crm30 demo ci services-up services-down toolchain announce
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ python: build ## the Python package: installed into build/python, checked, and t
 example: build ## docs/example.md anew, held against the figures it tells
 	@python=$$(scripts/python/install.sh) && set -x && \
 		LOAM_BINARY=$(CURDIR)/bin/loam $$python examples/leakage/run.py --check docs/example/figures.json $(EXAMPLEARGS)
+
+crm30: build ## 30 days of a CRM: 20M events from raw export to a training set, minutes by stage; EVENTS=1000000 makes it a twentieth
+	scripts/crm30.sh
 
 demo: build ## the whole main job on embedded defaults, told on the terminal
 	bin/loam demo
