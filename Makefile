@@ -20,7 +20,7 @@ export KAFKA_PORT REDIS_PORT
 .PHONY: help build test race freshness bench gobench fmt lint python example crm30 demo ci services-up services-down toolchain announce
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: announce ## bin/loam
 	go build $(BUILDARGS) -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/loam ./cmd/loam

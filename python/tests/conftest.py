@@ -51,7 +51,7 @@ services:
 
 @pytest.fixture(scope="session")
 def binary() -> Path:
-    path = Path(os.environ.get("LOAM_BINARY", REPOSITORY / "bin" / "loam"))
+    path = Path(os.environ.get("LOAM_BINARY", REPOSITORY / "bin" / "loam")).resolve()
     assert path.is_file(), f"there is no binary {path}: run `make build`, or set LOAM_BINARY"
     return path
 
