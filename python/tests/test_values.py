@@ -156,6 +156,10 @@ def test_persist(store: loam.Store, labels: pd.DataFrame, tmp_path: Path) -> Non
     assert pq.read_table(second) == pq.read_table(first)
     assert (tmp_path / "other.card.json").is_file()
     other.persist(first, allow_overwrite=True)
+    before = {p.name: p.read_bytes() for p in first.parent.iterdir()}
+    with pytest.raises(loam.LoamError, match="no feature service"):
+        store.get_historical_features(labels.head(3), "absent").persist(first, allow_overwrite=True)
+    assert {p.name: p.read_bytes() for p in first.parent.iterdir()} == before
     with pytest.raises(loam.LoamError, match=r"end it in \.parquet"):
         job.persist(tmp_path / "churn.csv")
 

@@ -7,8 +7,8 @@ import logging
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -62,41 +62,51 @@ def run(binary: Path, arguments: Sequence[str]) -> bytes:
     """
     command = [str(binary), *arguments]
     log.debug("run %s", command)
-    try:
-        # In a session of its own: an interrupt from the terminal would reach it beside ours, and a second one ends it at once.
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-        )
-    except OSError as e:
-        raise BinaryNotFoundError(f"run {binary}: {e.strerror}; {REMEDY}") from e
-    assert child.stdout is not None
-    assert child.stderr is not None
-    said: collections.deque[str] = collections.deque(maxlen=SAID_MAX)
-    listener = threading.Thread(target=_listen, args=(child.stderr, said), daemon=True)
-    listener.start()
-    try:
-        printed = child.stdout.read()
-        code = child.wait()
-    except BaseException:
-        _end(child)
-        raise
-    finally:
-        child.stdout.close()
-        listener.join()
-        child.stderr.close()
+    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="loam") as threads:
+        # Begun in a thread, since an interrupt comes to the main one: none can be between the start and who knows of it.
+        begun = threads.submit(_begin, command)
+        try:
+            child = begun.result()
+            said = threads.submit(_listen, child.stderr)
+            printed: bytes = threads.submit(child.stdout.read).result()
+            code = child.wait()
+        except OSError as e:
+            raise BinaryNotFoundError(f"run {binary}: {e.strerror}; {REMEDY}") from e
+        except BaseException:
+            _end(begun.result())
+            raise
+        lines = said.result()
+    child.stdout.close()
+    child.stderr.close()
     if code != 0:
-        raise LoamError(_message(said, code), exit_code=code, command=command)
+        raise LoamError(_message(lines, code), exit_code=code, command=command)
     return printed
 
 
-def _listen(stream: IO[bytes], said: collections.deque[str]) -> None:
+class _Child(subprocess.Popen[bytes]):
+    """The binary, both of whose outputs are read."""
+
+    stdout: IO[bytes]
+    stderr: IO[bytes]
+
+
+def _begin(command: list[str]) -> _Child:
+    # In a session of its own: an interrupt from the terminal would reach it beside ours, and a second one ends it at once.
+    pipe = subprocess.PIPE
+    return _Child(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True)
+
+
+def _listen(stream: IO[bytes]) -> list[str]:
+    """Logs what the binary says, and returns the last lines of it."""
+    said: collections.deque[str] = collections.deque(maxlen=SAID_MAX)
     for line in stream:
         text = line.decode(errors="replace").rstrip()
         said.append(text)
         log.info("%s", text)
+    return list(said)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: _Child) -> None:
     child.terminate()
     try:
         child.wait(END_SECONDS)
@@ -105,9 +115,8 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def _message(said: Sequence[str], code: int) -> str:
+def _message(lines: list[str], code: int) -> str:
     """The error among what the binary said: from the last line that begins as its errors do, without the usage."""
-    lines = list(said)
     for first in range(len(lines) - 1, -1, -1):
         if lines[first].startswith("loam: "):
             error = [lines[first].removeprefix("loam: "), *lines[first + 1 :]]

@@ -6,11 +6,12 @@ takes Arrow by its standard input and output, this is what changes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,17 +65,14 @@ def build(program: Path, project: Path, labels: Labels, arguments: Sequence[str]
         out = Path(folder) / "dataset.parquet"
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
+    path = labels.path or labels_beside(out)
     try:
-        path = labels.path
-        if path is None:
-            path = labels_beside(out)
-            assert labels.table is not None
-            _write(labels.table, path)
-        command = ["-C", str(project), "dataset", "build", "--json", "--labels", str(path), "--out", str(out), *arguments]
-        card = json.loads(binary.run(program, command))
+        with _replaced(path) if labels.path is None else contextlib.nullcontext():
+            if labels.table is not None:
+                _write(labels.table, path)
+            command = ["-C", str(project), "dataset", "build", "--json", "--labels", str(path), "--out", str(out), *arguments]
+            card = json.loads(binary.run(program, command))
     except BaseException:
-        if labels.path is None:
-            labels_beside(out).unlink(missing_ok=True)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -84,6 +82,22 @@ def build(program: Path, project: Path, labels: Labels, arguments: Sequence[str]
     if labels.table is not None and card["rows"] != labels.table.num_rows:
         raise LoamError(f"{labels.table.num_rows} labels went in and {card['rows']} rows came out: this is a defect of loam")
     return built
+
+
+@contextlib.contextmanager
+def _replaced(path: Path) -> Iterator[None]:
+    """Lets a file be written at path. If what is done with it fails, what stood there before stands there again."""
+    before = path.with_name(path.name + ".before")
+    if path.exists():
+        path.rename(before)
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        if before.exists():
+            before.rename(path)
+        raise
+    before.unlink(missing_ok=True)
 
 
 def _write(table: pa.Table, path: Path) -> None:
