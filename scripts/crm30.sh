@@ -6,7 +6,7 @@
 #   EVENTS   how many good events, about; contacts and labels are one for each 20 of them   (default 20000000)
 #   LOAM     the binary                                                                     (default bin/loam)
 #
-# 20M events take 2.3 GB as they come, gzipped JSON, and 12 GB of disk in all at the most. Times are by the wall and include fsync.
+# 20M events take some 2.2 GB as they come, gzipped JSON, and 8 GB of disk in all. Times are by the wall and include fsync.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 loam=${LOAM:-$root/bin/loam}
