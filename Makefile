@@ -6,6 +6,8 @@ TESTARGS  ?=
 RACEARGS  ?=
 BENCH     ?= --keys 1000000 --batches 200
 GOBENCH   ?= .
+PYTESTARGS ?=
+EXAMPLEARGS ?=
 KAFKA_PORT ?= 19092
 REDIS_PORT ?= 16379
 
@@ -15,10 +17,10 @@ export CGO_ENABLED := 1
 export KAFKA_PORT REDIS_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race freshness bench gobench fmt lint demo ci services-up services-down toolchain announce
+.PHONY: help build test race freshness bench gobench fmt lint python example crm30 demo ci services-up services-down toolchain announce
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: announce ## bin/loam
 	go build $(BUILDARGS) -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/loam ./cmd/loam
@@ -50,6 +52,18 @@ lint: fmt ## gofmt, go vet, and golangci-lint where it is installed
 	@if command -v golangci-lint >/dev/null; then set -x; golangci-lint run ./...; else \
 		echo "golangci-lint isn't on PATH, so its checks were left out. To install it (5 minutes):"; \
 		echo "  GOFLAGS= go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0"; fi
+
+python: build ## the Python package: installed into build/python, checked, and tested on bin/loam; PYTESTARGS='-k types' picks some
+	@python=$$(scripts/python/install.sh) && set -x && cd python && $$python -m ruff check . ../examples && \
+		$$python -m ruff format --check . ../examples && \
+		$$python -m mypy && LOAM_BINARY=$(CURDIR)/bin/loam $$python -m pytest $(PYTESTARGS)
+
+example: build ## docs/example.md anew, held against the figures it tells
+	@python=$$(scripts/python/install.sh) && set -x && \
+		LOAM_BINARY=$(CURDIR)/bin/loam $$python examples/leakage/run.py --check docs/example/figures.json $(EXAMPLEARGS)
+
+crm30: build ## 30 days of a CRM: 20M events from raw export to a training set, minutes by stage; EVENTS=1000000 makes it a twentieth
+	scripts/crm30.sh
 
 demo: build ## the whole main job on embedded defaults, told on the terminal
 	bin/loam demo

@@ -22,7 +22,8 @@ func (a *app) validateCommand() *cobra.Command {
 		Use:   "validate",
 		Short: "Check the project folder",
 		Long: `validate reads every file of the project folder and tells all that is wrong at once, each with file, line and remedy. Where
-the catalog is a file that is there, it tells, too, what the tables can't follow; of a REST catalog loam plan does.`,
+the catalog is a file that is there, it tells, too, what the tables can't follow; of a REST catalog loam plan does. With --json
+it lists entities, feature views with their features, and feature services.`,
 		Example: "  loam validate\n  loam validate --json",
 		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -34,13 +35,14 @@ the catalog is a file that is there, it tells, too, what the tables can't follow
 				return err
 			}
 			summary := struct {
-				Project  string `json:"project"`
-				Streams  int    `json:"streams"`
-				Entities int    `json:"entities"`
-				Views    int    `json:"views"`
-				Services int    `json:"services"`
-				Datasets int    `json:"datasets"`
-			}{p.Name, len(p.Streams), len(p.Entities), len(p.Views), len(p.Services), len(p.Datasets)}
+				Project  string  `json:"project"`
+				Streams  int     `json:"streams"`
+				Entities int     `json:"entities"`
+				Views    int     `json:"views"`
+				Services int     `json:"services"`
+				Datasets int     `json:"datasets"`
+				Defined  defined `json:"defined"`
+			}{p.Name, len(p.Streams), len(p.Entities), len(p.Views), len(p.Services), len(p.Datasets), definedIn(p)}
 			return a.result(summary, func(w io.Writer) {
 				fmt.Fprintf(w, "project %s is fine: %s, %s, %s, %s, %s\n", p.Name, count(int64(summary.Streams), "stream"),
 					count(int64(summary.Entities), "entity"), count(int64(summary.Views), "feature view"),
