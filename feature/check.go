@@ -15,7 +15,14 @@ func (l *loader) check(expr CheckExpr) {
 		l.checkMapped(s, expr)
 	}
 	for _, v := range p.Views {
-		l.checkView(v, expr)
+		if v.OnDemand == nil {
+			l.checkView(v, expr)
+		}
+	}
+	for _, v := range p.Views {
+		if v.OnDemand != nil {
+			l.checkOnDemand(v, expr)
+		}
 	}
 	for _, s := range l.services {
 		refs, err := p.Resolve(s.features)

@@ -72,6 +72,7 @@ func (l *loader) readView(r *reader, n *yaml.Node, field string) {
 		"aggregates": func(n *yaml.Node, field string) {
 			r.sequence(n, field, func(n *yaml.Node, field string) { l.readAggregate(r, n, field, v) })
 		},
+		"on_demand": func(n *yaml.Node, field string) { l.readOnDemand(r, n, field, v) },
 	})
 	ok := r.named(n, field, seen, v.Name, "feature view", func(name string) *Place {
 		if o := l.project.View(name); o != nil {
@@ -83,6 +84,8 @@ func (l *loader) readView(r *reader, n *yaml.Node, field string) {
 		return
 	}
 	switch hasFeatures, hasAggregates := seen["features"] != nil, seen["aggregates"] != nil; {
+	case v.OnDemand != nil:
+		r.onDemandKeys(n, field, seen)
 	case hasFeatures && hasAggregates:
 		r.problem(n, field, "a view has features or aggregates, not both", "make two views of it")
 	case !hasFeatures && !hasAggregates:

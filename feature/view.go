@@ -17,10 +17,11 @@ type Entity struct {
 type Feature struct {
 	Name string
 	Type Type   // of the column, or as declared beside sql
-	SQL  string // a checked scalar expression over the stream's columns; "" means the column of this name
+	SQL  string // a checked scalar expression over the stream's columns, or an on-demand view's inputs; "" means the column of this name
 	// Column is the one column that the feature reads, where the stream is one of patches: state and freshness are that
 	// column's own. "" where events carry the whole state.
 	Column string
+	Reads  []string // of a view on demand: the names of the inputs that the expression reads
 	At     Place
 }
 
@@ -81,7 +82,8 @@ func (a Aggregate) FeatureName(window time.Duration) string {
 }
 
 // View is a feature view: the features of one entity that come from one stream. It has either features (an attribute
-// view, over the state of a state stream) or aggregates (a windowed view, over the events of an event stream).
+// view, over the state of a state stream) or aggregates (a windowed view, over the events of an event stream). A view on
+// demand has features, too, and neither entity nor stream: they are made of features of other views.
 type View struct {
 	Name       string
 	Entity     string
@@ -89,6 +91,7 @@ type View struct {
 	TTL        time.Duration // a value is served at most this long after the change that confirmed it; 0 for ever
 	Features   []Feature
 	Aggregates []Aggregate
+	OnDemand   *OnDemand // nil but for views on demand
 	At         Place
 }
 
@@ -136,7 +139,7 @@ type Service struct {
 	At       Place
 }
 
-// FeatureType is the type of one of the view's features, given the stream it comes from.
+// FeatureType is the type of one of the view's features, given the stream it comes from; nil for a view on demand.
 func (v *View) FeatureType(s *Stream, name string) Type {
 	for _, f := range v.Features {
 		if f.Name == name {
@@ -168,4 +171,15 @@ func (a Aggregate) Type(s *Stream) Type {
 		}
 	}
 	return c.Type
+}
+
+// Unserved says why a view has no online values, such as "windowed views are not served online yet"; "" where it has some.
+func (p *Project) Unserved(v *View) string {
+	switch {
+	case v.OnDemand != nil:
+		return "on-demand views are not served online yet"
+	case v.Windowed():
+		return "windowed views are not served online yet"
+	}
+	return ""
 }

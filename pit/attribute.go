@@ -20,7 +20,9 @@ type viewJob struct {
 }
 
 // featureTable is the table of a view's features: label_row and a column a feature. Labels without features have no row.
-func (j *viewJob) featureTable() string { return "features_" + j.view.Name }
+func (j *viewJob) featureTable() string { return featureTable(j.view) }
+
+func featureTable(v *feature.View) string { return "features_" + v.Name }
 
 // feature is a feature of the view.
 func (j *viewJob) feature(name string) feature.Feature {

@@ -41,7 +41,9 @@ type build struct {
 	db      *sql.DB
 	labels  *labels
 	jobs    []*viewJob
-	card    *Card
+	// onDemand are computed from what the jobs join; the features that they read are among the jobs', asked for or not.
+	onDemand []*onDemandJob
+	card     *Card
 	described
 }
 
@@ -207,7 +209,15 @@ func (b *build) features(ctx context.Context, j *viewJob) error {
 // plan finds the views that the features come from, in the order asked, and opens their streams.
 func (b *build) plan(ctx context.Context) error {
 	readings := map[string]*lake.Reading{}
+	var stored []feature.Ref
 	for _, f := range b.request.Features {
+		if b.project.View(f.View).OnDemand != nil {
+			stored = append(stored, b.planOnDemand(f)...)
+		} else {
+			stored = append(stored, f)
+		}
+	}
+	for _, f := range stored {
 		i := slices.IndexFunc(b.jobs, func(j *viewJob) bool { return j.view.Name == f.View })
 		if i < 0 {
 			view := b.project.View(f.View)
@@ -224,7 +234,9 @@ func (b *build) plan(ctx context.Context) error {
 			b.jobs = append(b.jobs, j)
 			b.card.Definitions = append(b.card.Definitions, b.project.ViewDefinition(view), j.stream.Definition())
 		}
-		b.jobs[i].features = append(b.jobs[i].features, f.Feature)
+		if !slices.Contains(b.jobs[i].features, f.Feature) {
+			b.jobs[i].features = append(b.jobs[i].features, f.Feature)
+		}
 	}
 	for _, r := range readings {
 		for table, snapshot := range r.Snapshots() {
@@ -243,6 +255,11 @@ func (b *build) loadLabels(ctx context.Context) error {
 			}
 		}
 	}
+	for _, c := range b.requestColumns() {
+		if c.Type == (feature.Type{Kind: feature.String}) {
+			textKeys = append(textKeys, c.Name)
+		}
+	}
 	var err error
 	if b.labels, err = loadLabels(ctx, b.db, b.request.Labels, b.request.TimeColumn, textKeys); err != nil {
 		return err
@@ -253,7 +270,7 @@ func (b *build) loadLabels(ctx context.Context) error {
 		}
 	}
 	b.card.Labels = CardLabels{Path: b.request.Labels, SHA256: b.labels.sha256, Rows: b.labels.rows}
-	return nil
+	return b.checkRequestColumns(ctx)
 }
 
 // watermarks finds up to when the streams are complete, and what share of the labels is later.
@@ -281,7 +298,7 @@ func (b *build) watermarks(ctx context.Context) error {
 		b.card.Warnings = append(b.card.Warnings, fmt.Sprintf("stream %s is empty", empty))
 	}
 	b.card.Watermark = least
-	if b.labels.rows == 0 {
+	if b.labels.rows == 0 || len(b.jobs) == 0 {
 		return nil
 	}
 	late := b.labels.rows

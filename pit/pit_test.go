@@ -129,8 +129,14 @@ func (w *world) build(request feature.DatasetRequest, loosen int64) (*Card, erro
 	return Build(context.Background(), w.lake, w.project, request, Options{Now: time.Now, Version: "test", loosenUS: loosen})
 }
 
-// read gives the rows of the built file as maps.
-func (w *world) read() []map[string]any {
+// texts gives the rows of the built file as JSON.
+func (w *world) texts() []string {
+	w.t.Helper()
+	return w.query(fmt.Sprintf("SELECT to_json(t)::VARCHAR FROM '%s' t", filepath.Join(w.dir, "out.parquet")))
+}
+
+// query gives the values of a statement's one column.
+func (w *world) query(statement string) []string {
 	w.t.Helper()
 	ctx := context.Background()
 	db, err := sql.Open(ctx, sql.Options{Files: true})
@@ -138,17 +144,27 @@ func (w *world) read() []map[string]any {
 		w.t.Fatal(err)
 	}
 	defer db.Close()
-	rows, err := db.Query(ctx, fmt.Sprintf("SELECT to_json(t)::VARCHAR FROM '%s' t", filepath.Join(w.dir, "out.parquet")))
+	rows, err := db.Query(ctx, statement)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	defer rows.Close()
-	var all []map[string]any
+	var all []string
 	for rows.Next() {
 		var text string
 		if err := rows.Scan(&text); err != nil {
 			w.t.Fatal(err)
 		}
+		all = append(all, text)
+	}
+	return all
+}
+
+// read gives the rows of the built file as maps.
+func (w *world) read() []map[string]any {
+	w.t.Helper()
+	var all []map[string]any
+	for _, text := range w.texts() {
 		d := json.NewDecoder(strings.NewReader(text))
 		d.UseNumber()
 		var row map[string]any
