@@ -92,15 +92,19 @@ func (s *Stream) Definition() Definition {
 	put(body, "dead_letter_topic", s.DeadLetterTopic, s.DeadLetterTopic != "")
 	put(body, "event_types", s.EventTypes, s.Format == EnvelopeFormat)
 	if s.Kind == StateStream {
-		var tracked []string
-		for _, c := range s.Columns {
-			if s.Tracked(c.Name) {
-				tracked = append(tracked, c.Name)
-			}
-		}
-		body["track"], body["payload"] = tracked, s.Payload
+		body["track"], body["payload"] = s.trackedColumns(), s.Payload
 	}
 	return define(StreamDefinition, s.Name, body)
+}
+
+func (s *Stream) trackedColumns() []string {
+	var tracked []string
+	for _, c := range s.Columns {
+		if s.Tracked(c.Name) {
+			tracked = append(tracked, c.Name)
+		}
+	}
+	return tracked
 }
 
 // ViewDefinition is the view's definition together with what it means: the entity's keys and the parts of the stream
@@ -120,6 +124,9 @@ func (p *Project) ViewDefinition(v *View) Definition {
 			types[c.Name] = c.Type.String()
 		}
 		source["columns"] = types
+		if v.Windowed() && s.Kind == StateStream {
+			source["track"] = s.trackedColumns() // a change of another column begins no version
+		}
 		body["source"] = source
 	}
 	if len(v.Features) > 0 {

@@ -90,6 +90,8 @@ func addCost(d Definition) []string {
 	switch {
 	case d.Kind == StreamDefinition:
 		return []string{"creates its tables, or goes on with those that are there"}
+	case d.ofHistory():
+		return []string{"is for training sets alone: windows over history are not streamed"}
 	case d.served():
 		return []string{"is served online once a generation of it has been built: `loam materialize`, or the worker's next start"}
 	default:
@@ -110,8 +112,29 @@ func removeCost(d Definition) []string {
 
 // served reports whether the definition is of a view whose values are kept online: one on demand has none to keep.
 func (d Definition) served() bool {
-	var body map[string]any
-	return d.Kind == ViewDefinition && json.Unmarshal([]byte(d.Text), &body) == nil && body["on_demand"] == nil
+	return d.Kind == ViewDefinition && d.view().OnDemand == nil && !d.ofHistory()
+}
+
+// ofHistory reports whether the definition is of a view windowed over history.
+func (d Definition) ofHistory() bool {
+	return d.Kind == ViewDefinition && len(d.view().Aggregates) > 0 && d.view().Source.Kind == StateStream
+}
+
+// viewText is what tells the kinds of views apart in their definitions.
+type viewText struct {
+	OnDemand   any   `json:"on_demand"`
+	Aggregates []any `json:"aggregates"`
+	Source     struct {
+		Kind StreamKind `json:"kind"`
+	} `json:"source"`
+}
+
+func (d Definition) view() viewText {
+	var v viewText
+	if err := json.Unmarshal([]byte(d.Text), &v); err != nil {
+		return viewText{} // a text of another loam: taken as one of attributes
+	}
+	return v
 }
 
 // describe fills in what differs between two definitions of the same thing and what that costs.

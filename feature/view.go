@@ -2,6 +2,7 @@ package feature
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -48,16 +49,33 @@ const (
 	Distinct Fn = "distinct" // exact, at most DistinctMax values a window
 )
 
+// Aggregate functions of windowed views over the history of a state stream, which training sets alone have. A version
+// begins where a tracked column changes, or the one column that the aggregate names, and where the entity comes into being.
+const (
+	Changes         Fn = "changes"           // versions that began in the window
+	TimeInState     Fn = "time_in_state"     // seconds of the window in which the condition held
+	DaysSinceChange Fn = "days_since_change" // since the last version began; it has no window
+)
+
+// fnsOf are the functions that aggregates of a stream of this kind may have.
+func fnsOf(k StreamKind) []Fn {
+	if k == StateStream {
+		return []Fn{Changes, TimeInState, DaysSinceChange}
+	}
+	return []Fn{Count, Sum, Avg, Min, Max, First, Last, Distinct}
+}
+
 // DistinctMax bounds the values a distinct aggregate counts in a window; beyond it the feature is null on both sides.
 const DistinctMax = 10_000
 
-// Aggregate is one aggregate of a windowed view; each of its windows gives a feature <name>_<window>.
+// Aggregate is one aggregate of a windowed view; each of its windows gives a feature <name>_<window>, and one without windows
+// the feature <name>.
 type Aggregate struct {
 	Name    string
 	Fn      Fn
-	Column  string          // "" only for count
+	Column  string          // "" only for count and over history
 	Where   string          // a checked boolean expression over the stream's columns, or ""
-	Windows []time.Duration // ascending, each at least WindowMin and whole hops
+	Windows []time.Duration // ascending, each at least WindowMin and whole hops; none for DaysSinceChange
 	At      Place
 }
 
@@ -81,9 +99,21 @@ func (a Aggregate) FeatureName(window time.Duration) string {
 	return a.Name + "_" + FormatDuration(window)
 }
 
+// FeatureNames are the names of the aggregate's features.
+func (a Aggregate) FeatureNames() []string {
+	if a.Fn == DaysSinceChange {
+		return []string{a.Name}
+	}
+	names := make([]string, len(a.Windows))
+	for i, w := range a.Windows {
+		names[i] = a.FeatureName(w)
+	}
+	return names
+}
+
 // View is a feature view: the features of one entity that come from one stream. It has either features (an attribute
-// view, over the state of a state stream) or aggregates (a windowed view, over the events of an event stream). A view on
-// demand has features, too, and neither entity nor stream: they are made of features of other views.
+// view, over the state of a state stream) or aggregates (a windowed view, over the events of an event stream, or over the
+// history of a state stream). A view on demand has features, too, and neither entity nor stream: they are made of features of other views.
 type View struct {
 	Name       string
 	Entity     string
@@ -95,7 +125,7 @@ type View struct {
 	At         Place
 }
 
-// Windowed reports whether the view has aggregates over windows of events.
+// Windowed reports whether the view has aggregates, over windows of events or of history.
 func (v *View) Windowed() bool { return len(v.Aggregates) > 0 }
 
 // FeatureNames are the names of all features of the view, in declared order.
@@ -105,9 +135,7 @@ func (v *View) FeatureNames() []string {
 		names = append(names, f.Name)
 	}
 	for _, a := range v.Aggregates {
-		for _, w := range a.Windows {
-			names = append(names, a.FeatureName(w))
-		}
+		names = append(names, a.FeatureNames()...)
 	}
 	return names
 }
@@ -147,23 +175,21 @@ func (v *View) FeatureType(s *Stream, name string) Type {
 		}
 	}
 	for _, a := range v.Aggregates {
-		for _, w := range a.Windows {
-			if a.FeatureName(w) == name {
-				return a.Type(s)
-			}
+		if slices.Contains(a.FeatureNames(), name) {
+			return a.Type(s)
 		}
 	}
 	panic("view " + v.Name + " has no feature " + name)
 }
 
-// Type is the type of the aggregate's features: counts are whole numbers, averages doubles, a decimal's sum has all
+// Type is the type of the aggregate's features: counts are whole numbers, averages and times doubles, a decimal's sum has all
 // digits there are, everything else has the column's type.
 func (a Aggregate) Type(s *Stream) Type {
 	c, _ := s.Column(a.Column)
 	switch a.Fn {
-	case Count, Distinct:
+	case Count, Distinct, Changes:
 		return Type{Kind: Int64}
-	case Avg:
+	case Avg, TimeInState, DaysSinceChange:
 		return Type{Kind: Double}
 	case Sum:
 		if c.Type.Kind == Decimal {
@@ -178,6 +204,8 @@ func (p *Project) Unserved(v *View) string {
 	switch {
 	case v.OnDemand != nil:
 		return "on-demand views are not served online yet"
+	case v.Windowed() && p.Stream(v.Stream).Kind == StateStream:
+		return "views windowed over history are for training sets alone"
 	case v.Windowed():
 		return "windowed views are not served online yet"
 	}

@@ -200,7 +200,10 @@ func (b *build) choose(ctx context.Context, first, end int64) error {
 
 // features makes the table of a view's features for the labels that are worked on.
 func (b *build) features(ctx context.Context, j *viewJob) error {
-	if j.view.Windowed() {
+	switch {
+	case j.view.Windowed() && j.stream.Kind == feature.StateStream:
+		return b.historyWindowed(ctx, j)
+	case j.view.Windowed():
 		return b.windowed(ctx, j)
 	}
 	return b.attribute(ctx, j)

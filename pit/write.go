@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/sql"
@@ -100,13 +101,12 @@ func (o *output) discard() {
 	}
 }
 
-// zeroWithoutEvents reports whether a feature is 0 for an entity without events: counts and distincts.
+// zeroWithoutEvents reports whether a feature is 0 for an entity without events: counts and distincts, and over history changes
+// and times in a state.
 func zeroWithoutEvents(v *feature.View, name string) bool {
 	for _, a := range v.Aggregates {
-		for _, w := range a.Windows {
-			if a.FeatureName(w) == name {
-				return a.Fn == feature.Count || a.Fn == feature.Distinct
-			}
+		if slices.Contains(a.FeatureNames(), name) {
+			return slices.Contains([]feature.Fn{feature.Count, feature.Distinct, feature.Changes, feature.TimeInState}, a.Fn)
 		}
 	}
 	return false
