@@ -411,3 +411,37 @@ views: [{name: past, entity: account, stream: account, aggregates: [{name: n, fn
 		}
 	}
 }
+
+// A label without a key or a time, or of an unknown entity, has 0 and null, and a view on demand is given those.
+func TestHistoryWindowsOfNothing(t *testing.T) {
+	w := newWorld(t, map[string]string{"loam.yaml": "project: none", "streams/phase.yaml": phaseStream, "features/f.yaml": phaseViews + `
+  - name: derived
+    on_demand: {inputs: ["past:changes_5m", "past:there_30d", "past:days"]}
+    features:
+      - {name: busy, type: double, sql: "changes_5m + there_30d"}
+      - {name: new, type: bool, sql: "days IS NULL"}
+`})
+	at := int64(epoch * 1e6)
+	w.take("phase", "file:x", 1, []string{phase{id: "a", at: at, received: at}.event()})
+	w.put("labels.csv", "id,event_timestamp\na,"+rfc(at+7_500_000)+"\nb,"+rfc(at)+"\n,"+rfc(at+1)+"\na,\n")
+	features, err := w.project.Resolve([]string{"derived", "past:changes_15m", "past:days"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, clock := range []feature.Clock{feature.ServedClock, feature.EventClock} {
+		if _, err := w.build(feature.DatasetRequest{Labels: "labels.csv", AsOf: clock, Features: features}, 0); err != nil {
+			t.Fatal(err)
+		}
+		for i, row := range w.read() {
+			delete(row, "id")
+			delete(row, "event_timestamp")
+			want := `{"derived__busy":0.0,"derived__new":true,"past__changes_15m":0,"past__days":null}`
+			if i == 0 {
+				want = `{"derived__busy":8.5,"derived__new":false,"past__changes_15m":1,"past__days":0.00008680555555555556}`
+			}
+			if got := jsonOf(row); got != want {
+				t.Errorf("%s, label %d: %s, want %s", clock, i, got, want)
+			}
+		}
+	}
+}

@@ -106,7 +106,7 @@ func otherwise(in feature.Input, typ string) sql.Fragment {
 
 // compute makes the feature table of a view on demand for the labels that are worked on, from those of its inputs.
 func (b *build) compute(ctx context.Context, j *onDemandJob) error {
-	columns := []sql.Fragment{"l." + sql.Ident(labelRow) + " AS label_row"}
+	columns := []sql.Fragment{"l." + sql.Ident(labelRow)}
 	var views []*feature.View
 	for _, in := range j.inputs {
 		value := "l." + sql.Ident(in.Name)
@@ -124,7 +124,7 @@ func (b *build) compute(ctx context.Context, j *onDemandJob) error {
 	}
 	inputs := sql.Fragment(sql.Render("(SELECT {columns} FROM {joined})", sql.Args{"columns": sql.Join(", ", columns), "joined": joined(views)}))
 	err := b.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP TABLE {table} AS {query}",
-		sql.Args{"table": sql.Ident(featureTable(j.view)), "query": sql.Fragment(sql.OnDemand(inputs, "label_row", values))}))
+		sql.Args{"table": sql.Ident(featureTable(j.view)), "query": sql.Fragment(sql.OnDemand(inputs, sql.Ident(labelRow)+" AS label_row", values))}))
 	if err != nil {
 		return fmt.Errorf("compute feature view %s: %w", j.view.Name, err)
 	}

@@ -7,7 +7,7 @@ package sql
 type Computed struct{ Name, Expr, Type string }
 
 // OnDemand is the query that computes values of each row of a relation. The relation has the columns that the expressions may
-// read, no others that could be taken for one, and row, which comes first in the result, before the values in their order.
+// read, no others that could be taken for one, and what row is made of, which comes first in the result, before the values in order.
 // An error of an expression on a row is null.
 func OnDemand(relation, row Fragment, values []Computed) string {
 	items := []Fragment{row}
