@@ -29,20 +29,23 @@ func (b *build) historyWindowed(ctx context.Context, j *viewJob) error {
 	})); err != nil {
 		return err
 	}
-	statement, clock := "pit_history_served", sql.Fragment("ingested_us")
+	served, clock := sql.Fragment("true"), sql.Fragment("ingested_us")
 	if b.request.AsOf == feature.EventClock {
-		statement, clock = "pit_history_event", "event_us"
+		served, clock = "false", "event_us"
 	}
-	if err := b.db.Exec(ctx, b.loosen(sql.Statement(statement))); err != nil {
-		return err
-	}
-	if err := b.db.Exec(ctx, sql.Render(sql.Statement("pit_history_steps"), sql.Args{"clock": clock, "flags": w.flags(), "lasts": w.lasts()})); err != nil {
-		return err
-	}
-	if err := b.db.Exec(ctx, sql.Render(sql.Statement("pit_history_features"), sql.Args{
-		"table": sql.Ident(j.featureTable()), "floors": w.floors(), "reach": w.reach(), "features": w.features(),
-	})); err != nil {
-		return err
+	begins, stands := w.pairs()
+	for _, statement := range []string{
+		b.loosen(sql.Statement("pit_history_labels")),
+		sql.Render(sql.Statement("pit_history_late"), sql.Args{"served": served}),
+		sql.Render(sql.Statement("pit_history_steps"), sql.Args{"clock": clock, "flags": w.flags(), "lasts": w.lasts()}),
+		sql.Render(sql.Statement("pit_history_spans"), sql.Args{"begins": begins, "stands": stands}),
+		sql.Render(sql.Statement("pit_history_features"), sql.Args{
+			"table": sql.Ident(j.featureTable()), "floors": w.floors(), "reach": w.reach(), "flags": w.seen(), "features": w.features(),
+		}),
+	} {
+		if err := b.db.Exec(ctx, statement); err != nil {
+			return err
+		}
 	}
 	var most *int64
 	err := b.db.QueryRow(ctx, sql.Render("SELECT max(f.loam_newest_us - epoch_us(l.{time})) FROM {table} f JOIN labels l ON l.{row} = f.label_row",
@@ -146,6 +149,32 @@ func (w *historyPlan) lasts() sql.Fragment {
 		lasts = append(lasts, sql.Fragment(fmt.Sprintf("max(CASE WHEN f%d THEN event_us END) OVER so_far AS last%d", i, i)))
 	}
 	return sql.Join(", ", lasts)
+}
+
+// pairs are the flags of a change c that follows p, where the entity may begin to be in another state, and of p, which stands
+// until then.
+func (w *historyPlan) pairs() (begins, stands sql.Fragment) {
+	var c, p []sql.Fragment
+	for _, i := range w.aggregates {
+		if w.aggregate(i).Fn == feature.TimeInState {
+			c = append(c, sql.Fragment(fmt.Sprintf("false AS f%d, NULL::BIGINT AS last%d", i, i)))
+			p = append(p, sql.Fragment(fmt.Sprintf("NOT p.deleted AND p.c%d, NULL", i)))
+			continue
+		}
+		flag := fmt.Sprintf("NOT c.deleted AND c.c%d AND (coalesce(p.deleted, true) OR c.s%d <> p.s%d)", i, i, i)
+		c = append(c, sql.Fragment(fmt.Sprintf("%s AS f%d, CASE WHEN %s THEN c.event_us END AS last%d", flag, i, flag, i)))
+		p = append(p, "false, NULL")
+	}
+	return sql.Join(", ", c), sql.Join(", ", p)
+}
+
+// seen are the names of all flags.
+func (w *historyPlan) seen() sql.Fragment {
+	var names []sql.Fragment
+	for _, i := range w.aggregates {
+		names = append(names, sql.Fragment(fmt.Sprintf("s.f%d, s.last%d", i, i)))
+	}
+	return sql.Join(", ", names)
 }
 
 // floors are the starts of the windows at a label's time.
