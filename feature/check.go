@@ -15,7 +15,14 @@ func (l *loader) check(expr CheckExpr) {
 		l.checkMapped(s, expr)
 	}
 	for _, v := range p.Views {
-		l.checkView(v, expr)
+		if v.OnDemand == nil {
+			l.checkView(v, expr)
+		}
+	}
+	for _, v := range p.Views {
+		if v.OnDemand != nil {
+			l.checkOnDemand(v, expr)
+		}
 	}
 	for _, s := range l.services {
 		refs, err := p.Resolve(s.features)
@@ -83,9 +90,9 @@ func (l *loader) checkView(v *View, expr CheckExpr) {
 		l.checkJoinKeys(v, entity, stream)
 	}
 	if v.Windowed() {
-		if stream.Kind != EventStream {
-			l.problems.add(v.At, field+".stream", fmt.Sprintf("%s is a state stream, and aggregates are over events", stream.Name),
-				"use an event stream, or features")
+		if stream.Payload == PatchPayload {
+			l.problems.add(v.At, field+".stream", fmt.Sprintf("%s is a stream of patches, and there are no aggregates over their history", stream.Name),
+				"use features, or a stream whose events carry the whole state")
 			return
 		}
 		for i := range v.Aggregates {
@@ -177,6 +184,14 @@ func (l *loader) checkTracked(at Place, field string, s *Stream, columns []strin
 
 func (l *loader) checkAggregate(v *View, a *Aggregate, s *Stream, expr CheckExpr) {
 	field := "views." + v.Name + ".aggregates." + a.Name
+	if fns := fnsOf(s.Kind); a.Fn != "" && !slices.Contains(fns, a.Fn) {
+		l.problems.add(a.At, field+".fn", fmt.Sprintf("%s is not for %s streams, and %s is one", a.Fn, s.Kind, s.Name), "use "+fnTexts(fns))
+		return
+	}
+	if s.Kind == StateStream {
+		l.checkHistoryAggregate(field, a, s, expr)
+		return
+	}
 	if a.Column != "" {
 		c, ok := s.Column(a.Column)
 		switch {
@@ -193,6 +208,35 @@ func (l *loader) checkAggregate(v *View, a *Aggregate, s *Stream, expr CheckExpr
 			l.problems.add(a.At, field+".where", err.Error(), "")
 		}
 	}
+}
+
+// checkHistoryAggregate checks an aggregate over the history of a stream: what it reads may not change inside a version.
+func (l *loader) checkHistoryAggregate(field string, a *Aggregate, s *Stream, expr CheckExpr) {
+	if a.Column != "" {
+		if _, ok := s.Column(a.Column); !ok {
+			l.problems.add(a.At, field+".column", fmt.Sprintf("stream %s has no column %q", s.Name, a.Column), didYouMean(a.Column, ColumnNames(s.Columns)))
+		} else {
+			l.checkTracked(a.At, field+".column", s, []string{a.Column})
+		}
+	}
+	if a.Where == "" {
+		return
+	}
+	reads, err := expr(a.Where, s.Columns, Type{Kind: Bool})
+	if err != nil {
+		l.problems.add(a.At, field+".where", err.Error(), "")
+		return
+	}
+	l.checkTracked(a.At, field+".where", s, reads)
+}
+
+func fnTexts(fns []Fn) string {
+	texts := make([]string, len(fns))
+	for i, fn := range fns {
+		texts[i] = string(fn)
+	}
+	last := len(texts) - 1
+	return strings.Join(texts[:last], ", ") + " or " + texts[last]
 }
 
 func (t Type) numeric() bool {

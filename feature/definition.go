@@ -92,20 +92,27 @@ func (s *Stream) Definition() Definition {
 	put(body, "dead_letter_topic", s.DeadLetterTopic, s.DeadLetterTopic != "")
 	put(body, "event_types", s.EventTypes, s.Format == EnvelopeFormat)
 	if s.Kind == StateStream {
-		var tracked []string
-		for _, c := range s.Columns {
-			if s.Tracked(c.Name) {
-				tracked = append(tracked, c.Name)
-			}
-		}
-		body["track"], body["payload"] = tracked, s.Payload
+		body["track"], body["payload"] = s.trackedColumns(), s.Payload
 	}
 	return define(StreamDefinition, s.Name, body)
+}
+
+func (s *Stream) trackedColumns() []string {
+	var tracked []string
+	for _, c := range s.Columns {
+		if s.Tracked(c.Name) {
+			tracked = append(tracked, c.Name)
+		}
+	}
+	return tracked
 }
 
 // ViewDefinition is the view's definition together with what it means: the entity's keys and the parts of the stream
 // that its values depend on. A changed hash makes the online values of the view invalid.
 func (p *Project) ViewDefinition(v *View) Definition {
+	if v.OnDemand != nil {
+		return p.onDemandDefinition(v)
+	}
 	body := map[string]any{"name": v.Name, "entity": v.Entity, "stream": v.Stream, "ttl": FormatDuration(v.TTL)}
 	if e := p.Entity(v.Entity); e != nil {
 		body["join_keys"] = e.JoinKeys
@@ -117,14 +124,13 @@ func (p *Project) ViewDefinition(v *View) Definition {
 			types[c.Name] = c.Type.String()
 		}
 		source["columns"] = types
+		if v.Windowed() && s.Kind == StateStream {
+			source["track"] = s.trackedColumns() // a change of another column begins no version
+		}
 		body["source"] = source
 	}
 	if len(v.Features) > 0 {
-		list := make([]any, len(v.Features))
-		for i, f := range v.Features {
-			list[i] = map[string]any{"name": f.Name, "type": f.Type.String(), "sql": f.Expr()}
-		}
-		body["features"] = list
+		body["features"] = featureTexts(v)
 	}
 	if len(v.Aggregates) > 0 {
 		list := make([]any, len(v.Aggregates))
@@ -137,6 +143,28 @@ func (p *Project) ViewDefinition(v *View) Definition {
 		body["aggregates"] = list
 	}
 	return define(ViewDefinition, v.Name, body)
+}
+
+// onDemandDefinition is the definition of a view on demand, with the types of what it is made of.
+func (p *Project) onDemandDefinition(v *View) Definition {
+	inputs, request := []any{}, []any{}
+	for _, r := range v.OnDemand.Inputs {
+		inputs = append(inputs, map[string]any{"feature": r.String(), "type": p.FeatureType(r).String()})
+	}
+	for _, c := range v.OnDemand.Request {
+		request = append(request, map[string]any{"name": c.Name, "type": c.Type.String()})
+	}
+	return define(ViewDefinition, v.Name, map[string]any{
+		"name": v.Name, "on_demand": map[string]any{"inputs": inputs, "request": request}, "features": featureTexts(v),
+	})
+}
+
+func featureTexts(v *View) []any {
+	list := make([]any, len(v.Features))
+	for i, f := range v.Features {
+		list[i] = map[string]any{"name": f.Name, "type": f.Type.String(), "sql": f.Expr()}
+	}
+	return list
 }
 
 func put(m map[string]any, key string, value any, present bool) {

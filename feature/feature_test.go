@@ -391,7 +391,7 @@ func probe(path string) string {
 	keys := strings.Split(path, "/")
 	slices.Reverse(keys)
 	for _, key := range keys {
-		if slices.Contains([]string{"lake", "broker", "sasl", "registry", "username", "password", "online"}, key) {
+		if slices.Contains([]string{"lake", "broker", "sasl", "registry", "username", "password", "online", "on_demand"}, key) {
 			body = "{" + key + ": " + body + "}"
 		} else {
 			body = "{" + key + ": [" + body + "]}"
@@ -514,5 +514,58 @@ func TestPlan(t *testing.T) {
 				t.Errorf("plan %v, blocked %q; want %v, %q", got, blocked, c.want, c.blocked)
 			}
 		})
+	}
+}
+
+// A view on demand is made of features under their own names where these tell them apart, has a definition of its own, and
+// costs nothing online.
+func TestOnDemand(t *testing.T) {
+	files := exampleFiles(t)
+	files["features/more.yaml"] = `views:
+  - {name: other, entity: contact, stream: contact, features: [mkt_status, email]}
+  - name: derived
+    on_demand:
+      inputs: ["profile:*", "other", "activity:emails_opened_7d"]
+      request: [{name: cart_value, type: double}]
+    features: [{name: big_cart, type: bool, sql: "cart_value > emails_opened_7d"}]
+services: [{name: checkout, features: ["derived:*"]}]
+`
+	p, err := Load(write(t, files), columnsIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var inputs []string
+	for _, in := range p.Inputs(p.View("derived")) {
+		inputs = append(inputs, in.Name+" "+in.Type.String())
+	}
+	want := "profile__mkt_status string, profile__open_tickets int64, open_tickets int64, other__mkt_status string, " +
+		"other__email string, email string, activity__emails_opened_7d int64, emails_opened_7d int64, cart_value double"
+	if got := strings.Join(inputs, ", "); got != want {
+		t.Errorf("inputs %s, want %s", got, want)
+	}
+	if refs := p.Service("checkout").Features; len(refs) != 1 || p.FeatureType(refs[0]).Kind != Bool {
+		t.Errorf("service of %v", refs)
+	}
+	validate(t, "features", "more.yaml", files["features/more.yaml"])
+	files["features/more.yaml"] = strings.Replace(files["features/more.yaml"], "value, type: double", "value, type: int64", 1)
+	q, err := Load(write(t, files), columnsIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(files, "features/more.yaml")
+	none, err := Load(write(t, files), columnsIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		before, after *Project
+		action        Action
+		detail        string
+	}{{none, p, AddAction, ""}, {p, q, ChangeAction, `"type":"int64"}]}`}, {p, none, RemoveAction, ""}} {
+		changes := Plan(c.before.Definitions(), c.after.Definitions())
+		i := slices.IndexFunc(changes, func(c Change) bool { return c.Name == "derived" })
+		if i < 0 || changes[i].Action != c.action || changes[i].Cost != nil || !strings.Contains(strings.Join(changes[i].Detail, "|"), c.detail) {
+			t.Errorf("%s: %+v", c.action, changes)
+		}
 	}
 }

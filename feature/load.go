@@ -45,6 +45,7 @@ func Load(dir string, check CheckExpr) (*Project, error) {
 	var problems Problems
 	l := &loader{
 		problems: &problems,
+		onDemand: map[*View][]string{},
 		project: &Project{
 			Dir:  abs,
 			Lake: Lake{Catalog: ".loam/catalog.db", Warehouse: ".loam/warehouse", FormatVersion: 3},
@@ -77,6 +78,7 @@ type loader struct {
 	declared map[string]Place // streams declared by the user
 	requests []request
 	services []service
+	onDemand map[*View][]string // inputs of views on demand, as they were written
 }
 
 // request and service are what was written, before its features are resolved.

@@ -72,6 +72,7 @@ func (l *loader) readView(r *reader, n *yaml.Node, field string) {
 		"aggregates": func(n *yaml.Node, field string) {
 			r.sequence(n, field, func(n *yaml.Node, field string) { l.readAggregate(r, n, field, v) })
 		},
+		"on_demand": func(n *yaml.Node, field string) { l.readOnDemand(r, n, field, v) },
 	})
 	ok := r.named(n, field, seen, v.Name, "feature view", func(name string) *Place {
 		if o := l.project.View(name); o != nil {
@@ -83,10 +84,12 @@ func (l *loader) readView(r *reader, n *yaml.Node, field string) {
 		return
 	}
 	switch hasFeatures, hasAggregates := seen["features"] != nil, seen["aggregates"] != nil; {
+	case v.OnDemand != nil:
+		r.onDemandKeys(n, field, seen)
 	case hasFeatures && hasAggregates:
 		r.problem(n, field, "a view has features or aggregates, not both", "make two views of it")
 	case !hasFeatures && !hasAggregates:
-		r.problem(n, field, "the view has no features", "list features (columns of a state stream) or aggregates (windows over an event stream)")
+		r.problem(n, field, "the view has no features", "list features (columns of a state stream) or aggregates (windows over events or history)")
 	case hasAggregates && seen["ttl"] != nil:
 		r.problem(seen["ttl"], field+".ttl", "a windowed view has no ttl: its windows end by themselves", "remove it")
 	}
@@ -145,14 +148,15 @@ func (l *loader) readAggregate(r *reader, n *yaml.Node, field string, v *View) {
 	a := Aggregate{At: r.place(n)}
 	var windows []string
 	seen := r.mapping(n, field, fields{
-		"name": r.str(&a.Name), "fn": enum(r, &a.Fn, Count, Sum, Avg, Min, Max, First, Last, Distinct),
+		"name": r.str(&a.Name), "fn": enum(r, &a.Fn, append(fnsOf(EventStream), fnsOf(StateStream)...)...),
 		"column": r.str(&a.Column), "where": r.str(&a.Where), "windows": r.strs(&windows),
 	})
 	if seen == nil {
 		return
 	}
+	windowless := a.Fn == DaysSinceChange
 	for _, key := range []string{"name", "fn", "windows"} {
-		if seen[key] == nil {
+		if seen[key] == nil && !(key == "windows" && windowless) {
 			r.problem(n, field+"."+key, "missing", "an aggregate is {name, fn, column, where, windows}, such as {name: emails, fn: count, windows: [7d]}")
 			return
 		}
@@ -160,10 +164,19 @@ func (l *loader) readAggregate(r *reader, n *yaml.Node, field string, v *View) {
 	if !r.name(seen["name"], field+".name", a.Name) {
 		return
 	}
-	if a.Fn != "" && a.Fn != Count && a.Column == "" {
+	switch {
+	case a.Fn == TimeInState && a.Where == "":
+		r.problem(n, field+".where", "missing", "say in which state, such as where: \"mkt_status = 'customer'\"")
+	case a.Fn == TimeInState && a.Column != "":
+		r.problem(seen["column"], field+".column", "the state is what where says", "remove it")
+	case a.Column == "" && a.Fn != Count && slices.Contains(fnsOf(EventStream), a.Fn):
 		r.problem(n, field+".column", "missing", fmt.Sprintf("name the column whose %s is taken", a.Fn))
 	}
-	if len(windows) == 0 {
+	switch {
+	case windowless && seen["windows"] != nil:
+		r.problem(seen["windows"], field+".windows", "days_since_change has no window", "remove it")
+		return
+	case !windowless && len(windows) == 0:
 		r.problem(seen["windows"], field+".windows", "no window is named", "list some, such as [1d, 7d, 30d]")
 	}
 	for _, text := range windows {
@@ -181,9 +194,9 @@ func (l *loader) readAggregate(r *reader, n *yaml.Node, field string, v *View) {
 		}
 	}
 	slices.Sort(a.Windows)
-	for _, w := range a.Windows {
-		if slices.Contains(v.FeatureNames(), a.FeatureName(w)) {
-			r.problem(n, field+".name", fmt.Sprintf("feature %s stands twice in the view", a.FeatureName(w)), "rename one of the aggregates")
+	for _, name := range a.FeatureNames() {
+		if slices.Contains(v.FeatureNames(), name) {
+			r.problem(n, field+".name", fmt.Sprintf("feature %s stands twice in the view", name), "rename one of the aggregates")
 			return
 		}
 	}

@@ -70,39 +70,71 @@ func Plan(applied, wanted []Definition) []Change {
 			continue
 		case !was:
 			c.Action = AddAction
-			c.Cost = addCost(i.kind)
+			c.Cost = addCost(a)
 		case !is:
 			c.Action = RemoveAction
-			c.Cost = removeCost(i.kind)
+			c.Cost = removeCost(b)
 		default:
 			c.Action = ChangeAction
 			c.describe(b.Text, a.Text)
+			if a.served() {
+				c.Cost = append(c.Cost, "its online values are built anew; reads of the old ones go on until then")
+			}
 		}
 		changes = append(changes, c)
 	}
 	return changes
 }
 
-func addCost(kind DefinitionKind) []string {
-	switch kind {
-	case StreamDefinition:
+func addCost(d Definition) []string {
+	switch {
+	case d.Kind == StreamDefinition:
 		return []string{"creates its tables, or goes on with those that are there"}
-	case ViewDefinition:
+	case d.ofHistory():
+		return []string{"is for training sets alone: windows over history are not streamed"}
+	case d.served():
 		return []string{"is served online once a generation of it has been built: `loam materialize`, or the worker's next start"}
 	default:
 		return nil
 	}
 }
 
-func removeCost(kind DefinitionKind) []string {
-	switch kind {
-	case StreamDefinition:
+func removeCost(d Definition) []string {
+	switch {
+	case d.Kind == StreamDefinition:
 		return []string{"its topic is read no more; its tables stay"}
-	case ViewDefinition:
+	case d.served():
 		return []string{"is served no more"}
 	default:
 		return nil
 	}
+}
+
+// served reports whether the definition is of a view whose values are kept online: one on demand has none to keep.
+func (d Definition) served() bool {
+	return d.Kind == ViewDefinition && d.view().OnDemand == nil && !d.ofHistory()
+}
+
+// ofHistory reports whether the definition is of a view windowed over history.
+func (d Definition) ofHistory() bool {
+	return d.Kind == ViewDefinition && len(d.view().Aggregates) > 0 && d.view().Source.Kind == StateStream
+}
+
+// viewText is what tells the kinds of views apart in their definitions.
+type viewText struct {
+	OnDemand   any   `json:"on_demand"`
+	Aggregates []any `json:"aggregates"`
+	Source     struct {
+		Kind StreamKind `json:"kind"`
+	} `json:"source"`
+}
+
+func (d Definition) view() viewText {
+	var v viewText
+	if err := json.Unmarshal([]byte(d.Text), &v); err != nil {
+		return viewText{} // a text of another loam: taken as one of attributes
+	}
+	return v
 }
 
 // describe fills in what differs between two definitions of the same thing and what that costs.
@@ -127,11 +159,8 @@ func (c *Change) describe(before, after string) {
 			c.Detail = append(c.Detail, fmt.Sprintf("%s: %s becomes %s", key, compact(b[key]), compact(a[key])))
 		}
 	}
-	switch c.Kind {
-	case StreamDefinition:
+	if c.Kind == StreamDefinition {
 		c.describeStream(b, a)
-	case ViewDefinition:
-		c.Cost = append(c.Cost, "its online values are built anew; reads of the old ones go on until then")
 	}
 }
 

@@ -2,6 +2,7 @@ package feature
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -17,10 +18,11 @@ type Entity struct {
 type Feature struct {
 	Name string
 	Type Type   // of the column, or as declared beside sql
-	SQL  string // a checked scalar expression over the stream's columns; "" means the column of this name
+	SQL  string // a checked scalar expression over the stream's columns, or an on-demand view's inputs; "" means the column of this name
 	// Column is the one column that the feature reads, where the stream is one of patches: state and freshness are that
 	// column's own. "" where events carry the whole state.
 	Column string
+	Reads  []string // of a view on demand: the names of the inputs that the expression reads
 	At     Place
 }
 
@@ -47,16 +49,33 @@ const (
 	Distinct Fn = "distinct" // exact, at most DistinctMax values a window
 )
 
+// Aggregate functions of windowed views over the history of a state stream, which training sets alone have. A version
+// begins where a tracked column changes, or the one column that the aggregate names, and where the entity comes into being.
+const (
+	Changes         Fn = "changes"           // versions that began in the window
+	TimeInState     Fn = "time_in_state"     // seconds of the window in which the condition held
+	DaysSinceChange Fn = "days_since_change" // since the last version began; it has no window
+)
+
+// fnsOf are the functions that aggregates of a stream of this kind may have.
+func fnsOf(k StreamKind) []Fn {
+	if k == StateStream {
+		return []Fn{Changes, TimeInState, DaysSinceChange}
+	}
+	return []Fn{Count, Sum, Avg, Min, Max, First, Last, Distinct}
+}
+
 // DistinctMax bounds the values a distinct aggregate counts in a window; beyond it the feature is null on both sides.
 const DistinctMax = 10_000
 
-// Aggregate is one aggregate of a windowed view; each of its windows gives a feature <name>_<window>.
+// Aggregate is one aggregate of a windowed view; each of its windows gives a feature <name>_<window>, and one without windows
+// the feature <name>.
 type Aggregate struct {
 	Name    string
 	Fn      Fn
-	Column  string          // "" only for count
+	Column  string          // "" only for count and over history
 	Where   string          // a checked boolean expression over the stream's columns, or ""
-	Windows []time.Duration // ascending, each at least WindowMin and whole hops
+	Windows []time.Duration // ascending, each at least WindowMin and whole hops; none for DaysSinceChange
 	At      Place
 }
 
@@ -80,8 +99,21 @@ func (a Aggregate) FeatureName(window time.Duration) string {
 	return a.Name + "_" + FormatDuration(window)
 }
 
+// FeatureNames are the names of the aggregate's features.
+func (a Aggregate) FeatureNames() []string {
+	if a.Fn == DaysSinceChange {
+		return []string{a.Name}
+	}
+	names := make([]string, len(a.Windows))
+	for i, w := range a.Windows {
+		names[i] = a.FeatureName(w)
+	}
+	return names
+}
+
 // View is a feature view: the features of one entity that come from one stream. It has either features (an attribute
-// view, over the state of a state stream) or aggregates (a windowed view, over the events of an event stream).
+// view, over the state of a state stream) or aggregates (a windowed view, over the events of an event stream, or over the
+// history of a state stream). A view on demand has features, too, and neither entity nor stream: they are made of features of other views.
 type View struct {
 	Name       string
 	Entity     string
@@ -89,10 +121,11 @@ type View struct {
 	TTL        time.Duration // a value is served at most this long after the change that confirmed it; 0 for ever
 	Features   []Feature
 	Aggregates []Aggregate
+	OnDemand   *OnDemand // nil but for views on demand
 	At         Place
 }
 
-// Windowed reports whether the view has aggregates over windows of events.
+// Windowed reports whether the view has aggregates, over windows of events or of history.
 func (v *View) Windowed() bool { return len(v.Aggregates) > 0 }
 
 // FeatureNames are the names of all features of the view, in declared order.
@@ -102,9 +135,7 @@ func (v *View) FeatureNames() []string {
 		names = append(names, f.Name)
 	}
 	for _, a := range v.Aggregates {
-		for _, w := range a.Windows {
-			names = append(names, a.FeatureName(w))
-		}
+		names = append(names, a.FeatureNames()...)
 	}
 	return names
 }
@@ -136,7 +167,7 @@ type Service struct {
 	At       Place
 }
 
-// FeatureType is the type of one of the view's features, given the stream it comes from.
+// FeatureType is the type of one of the view's features, given the stream it comes from; nil for a view on demand.
 func (v *View) FeatureType(s *Stream, name string) Type {
 	for _, f := range v.Features {
 		if f.Name == name {
@@ -144,23 +175,21 @@ func (v *View) FeatureType(s *Stream, name string) Type {
 		}
 	}
 	for _, a := range v.Aggregates {
-		for _, w := range a.Windows {
-			if a.FeatureName(w) == name {
-				return a.Type(s)
-			}
+		if slices.Contains(a.FeatureNames(), name) {
+			return a.Type(s)
 		}
 	}
 	panic("view " + v.Name + " has no feature " + name)
 }
 
-// Type is the type of the aggregate's features: counts are whole numbers, averages doubles, a decimal's sum has all
+// Type is the type of the aggregate's features: counts are whole numbers, averages and times doubles, a decimal's sum has all
 // digits there are, everything else has the column's type.
 func (a Aggregate) Type(s *Stream) Type {
 	c, _ := s.Column(a.Column)
 	switch a.Fn {
-	case Count, Distinct:
+	case Count, Distinct, Changes:
 		return Type{Kind: Int64}
-	case Avg:
+	case Avg, TimeInState, DaysSinceChange:
 		return Type{Kind: Double}
 	case Sum:
 		if c.Type.Kind == Decimal {
@@ -168,4 +197,17 @@ func (a Aggregate) Type(s *Stream) Type {
 		}
 	}
 	return c.Type
+}
+
+// Unserved says why a view has no online values, such as "windowed views are not served online yet"; "" where it has some.
+func (p *Project) Unserved(v *View) string {
+	switch {
+	case v.OnDemand != nil:
+		return "on-demand views are not served online yet"
+	case v.Windowed() && p.Stream(v.Stream).Kind == StateStream:
+		return "views windowed over history are for training sets alone"
+	case v.Windowed():
+		return "windowed views are not served online yet"
+	}
+	return ""
 }

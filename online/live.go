@@ -22,11 +22,11 @@ type Live struct {
 	views map[string][]*ViewWriter // by stream
 }
 
-// NewLive makes the writer of all attribute views of the project; windowed ones are left out.
+// NewLive makes the writer of all attribute views of the project; those of other kinds are left out.
 func NewLive(ctx context.Context, s *Store, l *lake.Lake, p *feature.Project) (*Live, error) {
 	live := &Live{store: s, lake: l, views: map[string][]*ViewWriter{}}
 	for _, v := range p.Views {
-		if v.Windowed() {
+		if p.Unserved(v) != "" {
 			continue
 		}
 		w, err := NewViewWriter(ctx, s, p, v)

@@ -138,8 +138,8 @@ func (r *Reader) open(ctx context.Context, name string) (*viewRead, error) {
 	if view == nil {
 		return nil, fmt.Errorf("there is no feature view %s", name)
 	}
-	if view.Windowed() {
-		return nil, fmt.Errorf("feature view %s is windowed, and those are not served online yet", name)
+	if why := r.project.Unserved(view); why != "" {
+		return nil, fmt.Errorf("feature view %s: %s", name, why)
 	}
 	all, err := r.store.Generations(ctx, name)
 	if err != nil {

@@ -58,8 +58,8 @@ type ViewWriter struct {
 
 // NewViewWriter makes a writer of a view of the project.
 func NewViewWriter(ctx context.Context, s *Store, p *feature.Project, view *feature.View) (*ViewWriter, error) {
-	if view.Windowed() {
-		return nil, fmt.Errorf("feature view %s is windowed, and those are not served online yet", view.Name)
+	if why := p.Unserved(view); why != "" {
+		return nil, fmt.Errorf("feature view %s: %s", view.Name, why)
 	}
 	w := &ViewWriter{
 		store: s, view: view, entity: p.Entity(view.Entity), stream: p.Stream(view.Stream), hash: p.ViewDefinition(view).Hash,

@@ -20,7 +20,9 @@ type viewJob struct {
 }
 
 // featureTable is the table of a view's features: label_row and a column a feature. Labels without features have no row.
-func (j *viewJob) featureTable() string { return "features_" + j.view.Name }
+func (j *viewJob) featureTable() string { return featureTable(j.view) }
+
+func featureTable(v *feature.View) string { return "features_" + v.Name }
 
 // feature is a feature of the view.
 func (j *viewJob) feature(name string) feature.Feature {
@@ -37,7 +39,10 @@ func (b *build) ask(ctx context.Context, j *viewJob) error {
 	}
 	bound := sql.Ident(labelTime)
 	if b.request.ExcludeLabelTime {
-		bound = bound + " - INTERVAL 1 microsecond"
+		bound += " - INTERVAL 1 microsecond"
+	}
+	if b.options.loosenUS != 0 {
+		bound += sql.Fragment(fmt.Sprintf(" + INTERVAL %d microsecond", b.options.loosenUS))
 	}
 	return b.db.Exec(ctx, sql.Render(
 		"CREATE OR REPLACE TEMP TABLE asked AS SELECT {row} AS label_row, {time} AS label_time, {bound} AS label_bound, {key} AS label_key "+
@@ -123,10 +128,15 @@ func (b *build) audit(ctx context.Context, table string) error {
 	if err != nil {
 		return err
 	}
+	b.leak(most)
+	return nil
+}
+
+// leak takes the greatest distance from a label's time to a feature's; nil where no label uses any.
+func (b *build) leak(most *int64) {
 	if most != nil && (b.card.Audit.MaxUS == nil || *most > *b.card.Audit.MaxUS) {
 		b.card.Audit.MaxUS = most
 	}
-	return nil
 }
 
 // clockColumn is the column of the log that the request's clock goes by.

@@ -43,7 +43,9 @@ type build struct {
 	db      *sql.DB
 	labels  *labels
 	jobs    []*viewJob
-	card    *Card
+	// onDemand are computed from what the jobs join; the features that they read are among the jobs', asked for or not.
+	onDemand []*onDemandJob
+	card     *Card
 	described
 	slots       map[string]*slots // by the expression of the entity's key
 	differing   []bool            // by row of the labels that are worked on: whether the clocks could differ
@@ -180,7 +182,7 @@ func (b *build) join(ctx context.Context) error {
 			return err
 		}
 		for _, j := range b.jobs {
-			if err := b.db.Exec(ctx, sql.Render("DROP TABLE {table}", sql.Args{"table": alias(j)})); err != nil {
+			if err := b.db.Exec(ctx, sql.Render("DROP TABLE {table}", sql.Args{"table": sql.Ident(j.featureTable())})); err != nil {
 				return err
 			}
 		}
@@ -208,11 +210,11 @@ func (b *build) partRows() int64 {
 		return partRowsMax
 	}
 	bytes := int64(400)
-	for _, f := range b.request.Features {
-		if b.job(f.View).view.Windowed() {
-			bytes += 64
+	for _, j := range b.jobs {
+		bytes += 32 * int64(len(j.features))
+		if j.view.Windowed() {
+			bytes += 64 * int64(len(j.features))
 		}
-		bytes += 32
 	}
 	return min(max(b.options.MemoryBytes/bytes, 1<<14), partRowsMax)
 }
@@ -234,7 +236,10 @@ func (b *build) differs(row int64) { b.differing[row-b.row0] = true }
 
 // features makes the table of a view's features for the labels that are worked on.
 func (b *build) features(ctx context.Context, j *viewJob) error {
-	if j.view.Windowed() {
+	switch {
+	case j.view.Windowed() && j.stream.Kind == feature.StateStream:
+		return b.historyWindowed(ctx, j)
+	case j.view.Windowed():
 		return b.windowed(ctx, j)
 	}
 	return b.attribute(ctx, j)
@@ -243,7 +248,15 @@ func (b *build) features(ctx context.Context, j *viewJob) error {
 // plan finds the views that the features come from, in the order asked, and opens their streams.
 func (b *build) plan(ctx context.Context) error {
 	readings := map[string]*lake.Reading{}
+	var stored []feature.Ref
 	for _, f := range b.request.Features {
+		if b.project.View(f.View).OnDemand != nil {
+			stored = append(stored, b.planOnDemand(f)...)
+		} else {
+			stored = append(stored, f)
+		}
+	}
+	for _, f := range stored {
 		i := slices.IndexFunc(b.jobs, func(j *viewJob) bool { return j.view.Name == f.View })
 		if i < 0 {
 			view := b.project.View(f.View)
@@ -260,7 +273,9 @@ func (b *build) plan(ctx context.Context) error {
 			b.jobs = append(b.jobs, j)
 			b.card.Definitions = append(b.card.Definitions, b.project.ViewDefinition(view), j.stream.Definition())
 		}
-		b.jobs[i].features = append(b.jobs[i].features, f.Feature)
+		if !slices.Contains(b.jobs[i].features, f.Feature) {
+			b.jobs[i].features = append(b.jobs[i].features, f.Feature)
+		}
 	}
 	for _, r := range readings {
 		for table, snapshot := range r.Snapshots() {
@@ -279,6 +294,11 @@ func (b *build) loadLabels(ctx context.Context) error {
 			}
 		}
 	}
+	for _, c := range b.requestColumns() {
+		if c.Type == (feature.Type{Kind: feature.String}) {
+			textKeys = append(textKeys, c.Name)
+		}
+	}
 	var err error
 	if b.labels, err = loadLabels(ctx, b.db, b.request.Labels, b.request.TimeColumn, textKeys); err != nil {
 		return err
@@ -289,7 +309,7 @@ func (b *build) loadLabels(ctx context.Context) error {
 		}
 	}
 	b.card.Labels = CardLabels{Path: b.request.Labels, SHA256: b.labels.sha256, Rows: b.labels.rows}
-	return nil
+	return b.checkRequestColumns(ctx)
 }
 
 // watermarks finds up to when the streams are complete, and what share of the labels is later.
@@ -317,7 +337,7 @@ func (b *build) watermarks(ctx context.Context) error {
 		b.card.Warnings = append(b.card.Warnings, fmt.Sprintf("stream %s is empty", empty))
 	}
 	b.card.Watermark = least
-	if b.labels.rows == 0 {
+	if b.labels.rows == 0 || len(b.jobs) == 0 {
 		return nil
 	}
 	late := b.labels.rows

@@ -59,9 +59,8 @@ func (b *build) fillCard(ctx context.Context) error {
 	}
 	b.card.Labels.ClocksDiffer = rate(d.differing)
 	for i, f := range b.request.Features {
-		j := b.job(f.View)
 		b.card.Features = append(b.card.Features, CardFeature{
-			Column: f.Column(), Type: j.view.FeatureType(j.stream, f.Feature).String(), NullRate: rate(b.card.Rows - d.present[i]),
+			Column: f.Column(), Type: b.project.FeatureType(f).String(), NullRate: rate(b.card.Rows - d.present[i]),
 		})
 	}
 	return b.db.QueryRow(ctx, "SELECT version()", nil, &b.card.DuckDB)

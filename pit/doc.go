@@ -8,7 +8,8 @@
 //
 // DuckDB does the work over the files that the lake's scan planning gives. An attribute feature is the value of its
 // expression on the change that the label sees, unless that is a delete or older than the view's time to live; a windowed
-// feature aggregates the events that the label sees. Over a patch stream a label sees a change for each column: the last one
+// feature aggregates the events that the label sees, or the versions that the changes it sees make; a feature on demand is computed last, of the others and of columns of the
+// label itself. Over a patch stream a label sees a change for each column: the last one
 // that carried the column or deleted the entity. [Build] writes Parquet and beside it a card: what was asked, of
 // which snapshots, and an audit of how close to a label's time a feature it uses came, which is never after.
 package pit

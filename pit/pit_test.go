@@ -30,10 +30,9 @@ type world struct {
 
 func newWorld(t *testing.T, files map[string]string) *world {
 	t.Helper()
-	ctx := context.Background()
-	dir := t.TempDir()
+	w := &world{t: t, dir: t.TempDir(), offsets: map[string]int64{}}
 	for name, text := range files {
-		path := filepath.Join(dir, name)
+		path := filepath.Join(w.dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -41,12 +40,27 @@ func newWorld(t *testing.T, files map[string]string) *world {
 			t.Fatal(err)
 		}
 	}
-	db, err := sql.Open(ctx, sql.Options{})
+	w.load()
+	var err error
+	w.lake, err = lake.Open(context.Background(), lake.Config{Lake: w.project.Lake, Namespace: w.project.Name, Dir: w.dir})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { w.lake.Close() })
+	w.apply()
+	return w
+}
+
+// load reads the project folder.
+func (w *world) load() {
+	w.t.Helper()
+	ctx := context.Background()
+	db, err := sql.Open(ctx, sql.Options{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	defer db.Close()
-	p, err := feature.Load(dir, func(expr string, columns []feature.Column, want feature.Type) ([]string, error) {
+	w.project, err = feature.Load(w.dir, func(expr string, columns []feature.Column, want feature.Type) ([]string, error) {
 		var list []sql.Column
 		for _, c := range columns {
 			list = append(list, sql.Column{Name: c.Name, Type: c.Type.SQL()})
@@ -54,19 +68,18 @@ func newWorld(t *testing.T, files map[string]string) *world {
 		return db.CheckScalar(ctx, expr, list, want.SQL())
 	})
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	l, err := lake.Open(ctx, lake.Config{Lake: p.Lake, Namespace: p.Name, Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	for _, s := range p.Streams {
-		if err := l.CreateStream(ctx, s); err != nil {
-			t.Fatal(err)
+}
+
+// apply brings the tables to the project's definitions.
+func (w *world) apply() {
+	w.t.Helper()
+	for _, s := range w.project.Streams {
+		if err := w.lake.CreateStream(context.Background(), s); err != nil {
+			w.t.Fatal(err)
 		}
 	}
-	return &world{t: t, dir: dir, project: p, lake: l, offsets: map[string]int64{}}
 }
 
 // take gives rows to a stream as one batch from a topic, read at the time now.
@@ -135,8 +148,14 @@ func (w *world) buildBy(request feature.DatasetRequest, o Options) (*Card, error
 	return Build(context.Background(), w.lake, w.project, request, o)
 }
 
-// read gives the rows of the built file as maps.
-func (w *world) read() []map[string]any {
+// texts gives the rows of the built file as JSON.
+func (w *world) texts() []string {
+	w.t.Helper()
+	return w.query(fmt.Sprintf("SELECT to_json(t)::VARCHAR FROM '%s' t", filepath.Join(w.dir, "out.parquet")))
+}
+
+// query gives the values of a statement's one column.
+func (w *world) query(statement string) []string {
 	w.t.Helper()
 	ctx := context.Background()
 	db, err := sql.Open(ctx, sql.Options{Files: true})
@@ -144,17 +163,27 @@ func (w *world) read() []map[string]any {
 		w.t.Fatal(err)
 	}
 	defer db.Close()
-	rows, err := db.Query(ctx, fmt.Sprintf("SELECT to_json(t)::VARCHAR FROM '%s' t", filepath.Join(w.dir, "out.parquet")))
+	rows, err := db.Query(ctx, statement)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	defer rows.Close()
-	var all []map[string]any
+	var all []string
 	for rows.Next() {
 		var text string
 		if err := rows.Scan(&text); err != nil {
 			w.t.Fatal(err)
 		}
+		all = append(all, text)
+	}
+	return all
+}
+
+// read gives the rows of the built file as maps.
+func (w *world) read() []map[string]any {
+	w.t.Helper()
+	var all []map[string]any
+	for _, text := range w.texts() {
 		d := json.NewDecoder(strings.NewReader(text))
 		d.UseNumber()
 		var row map[string]any

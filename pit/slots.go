@@ -53,9 +53,6 @@ func (b *build) slotsOf(ctx context.Context, j *viewJob) (*slots, error) {
 		return nil, err
 	}
 	s.starts = append(s.starts, int32(len(s.bounds)))
-	for i := range s.bounds {
-		s.bounds[i] += b.options.loosenUS
-	}
 	if b.slots == nil {
 		b.slots = map[string]*slots{}
 	}

@@ -13,21 +13,42 @@ import (
 
 // assemble makes the view assembled of a part of the labels: their columns, the features, and the label's row.
 func (b *build) assemble(ctx context.Context) error {
-	columns := []sql.Fragment{sql.Idents("l.", b.labels.names())}
-	joins := sql.Fragment(partLabels + " l")
+	var views []*feature.View
 	for _, j := range b.jobs {
-		joins += sql.Fragment(sql.Render(" LEFT JOIN {t} ON {t}.label_row = l.{row}", sql.Args{"t": alias(j), "row": sql.Ident(labelRow)}))
+		views = append(views, j.view)
 	}
-	for _, f := range b.request.Features {
-		j := b.job(f.View)
-		value := alias(j) + "." + sql.Ident(f.Feature)
-		if zeroWithoutEvents(j.view, f.Feature) {
-			value = "CASE WHEN " + alias(j) + ".label_row IS NULL THEN 0 ELSE " + value + " END"
+	for _, j := range b.onDemand {
+		if err := b.compute(ctx, j); err != nil {
+			return err
 		}
-		columns = append(columns, value+" AS "+sql.Ident(f.Column()))
+		views = append(views, j.view)
+	}
+	columns := []sql.Fragment{sql.Idents("l.", b.labels.names())}
+	for _, f := range b.request.Features {
+		columns = append(columns, b.value(f)+" AS "+sql.Ident(f.Column()))
 	}
 	return b.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP VIEW assembled AS SELECT {columns}, l.{row} FROM {joins}",
-		sql.Args{"columns": sql.Join(", ", columns), "joins": joins, "row": sql.Ident(labelRow)}))
+		sql.Args{"columns": sql.Join(", ", columns), "joins": joined(views), "row": sql.Ident(labelRow)}))
+}
+
+// joined is the relation of the labels that are worked on, l, and the feature tables of the views.
+func joined(views []*feature.View) sql.Fragment {
+	joins := sql.Fragment(partLabels + " l")
+	for _, v := range views {
+		joins += sql.Fragment(sql.Render(" LEFT JOIN {t} ON {t}.label_row = l.{row}", sql.Args{"t": sql.Ident(featureTable(v)), "row": sql.Ident(labelRow)}))
+	}
+	return joins
+}
+
+// value is the expression of a feature where its view's features are joined.
+func (b *build) value(r feature.Ref) sql.Fragment {
+	view := b.project.View(r.View)
+	table := sql.Ident(featureTable(view))
+	value := table + "." + sql.Ident(r.Feature)
+	if zeroWithoutEvents(view, r.Feature) {
+		value = "CASE WHEN " + table + ".label_row IS NULL THEN 0 ELSE " + value + " END"
+	}
+	return value
 }
 
 // output is where a training set is written, part after part in the order of the labels.
@@ -83,20 +104,12 @@ func (o *output) discard() {
 	}
 }
 
-// job is the part of the build that a view has.
-func (b *build) job(view string) *viewJob {
-	return b.jobs[slices.IndexFunc(b.jobs, func(j *viewJob) bool { return j.view.Name == view })]
-}
-
-func alias(j *viewJob) sql.Fragment { return sql.Ident(j.featureTable()) }
-
-// zeroWithoutEvents reports whether a feature is 0 for an entity without events: counts and distincts.
+// zeroWithoutEvents reports whether a feature is 0 for an entity without events: counts and distincts, and over history changes
+// and times in a state.
 func zeroWithoutEvents(v *feature.View, name string) bool {
 	for _, a := range v.Aggregates {
-		for _, w := range a.Windows {
-			if a.FeatureName(w) == name {
-				return a.Fn == feature.Count || a.Fn == feature.Distinct
-			}
+		if slices.Contains(a.FeatureNames(), name) {
+			return slices.Contains([]feature.Fn{feature.Count, feature.Distinct, feature.Changes, feature.TimeInState}, a.Fn)
 		}
 	}
 	return false

@@ -73,7 +73,7 @@ func (db *DB) CheckScalar(ctx context.Context, expr string, columns []Column, wa
 		case i >= 0 && !slices.Contains(reads, columns[i].Name):
 			reads = append(reads, columns[i].Name)
 		case i < 0 && !slices.Contains(w.lambdas, name):
-			return nil, fmt.Errorf("the stream has no column %q", name)
+			return nil, fmt.Errorf("there is no column %q", name)
 		}
 	}
 	nulls := make([]Fragment, len(columns))

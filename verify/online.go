@@ -63,8 +63,8 @@ func Online(ctx context.Context, l *lake.Lake, s *online.Store, p *feature.Proje
 }
 
 func (c *onlineCheck) run(ctx context.Context) error {
-	if c.view.Windowed() {
-		return errors.New("it is windowed, and only attribute views are compared")
+	if why := c.project.Unserved(c.view); why != "" {
+		return errors.New(why)
 	}
 	c.joins = slices.Sorted(slices.Values(c.entity.JoinKeys))
 	var err error

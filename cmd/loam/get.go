@@ -77,8 +77,8 @@ func (a *app) get(ctx context.Context, features []string, service string, entiti
 		return err
 	}
 	for _, r := range refs {
-		if p.View(r.View).Windowed() {
-			return fmt.Errorf("feature %s is windowed, and those are not served online yet; ask for attributes, such as --features %s", r, attributesOf(p))
+		if why := p.Unserved(p.View(r.View)); why != "" {
+			return fmt.Errorf("feature %s: %s; ask for attributes, such as --features %s", r, why, attributesOf(p))
 		}
 	}
 	if err := knownKeys(p, entities); err != nil {
@@ -121,7 +121,7 @@ func knownKeys(p *feature.Project, entities []map[string]string) error {
 // attributesOf is an example of features that can be asked for.
 func attributesOf(p *feature.Project) string {
 	for _, v := range p.Views {
-		if !v.Windowed() {
+		if p.Unserved(v) == "" {
 			return v.Name + ":*"
 		}
 	}

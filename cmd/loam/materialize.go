@@ -64,11 +64,11 @@ func (a *app) materialize(ctx context.Context, names []string) error {
 	defer store.Close()
 	var done []materialized
 	for _, v := range views {
-		if v.Windowed() {
+		if why := p.Unserved(v); why != "" {
 			if len(names) > 0 {
-				return fmt.Errorf("feature view %s is windowed, and those are not served online yet; use it in training sets", v.Name)
+				return fmt.Errorf("feature view %s: %s; use it in training sets", v.Name, why)
 			}
-			done = append(done, materialized{View: v.Name, Skipped: "windowed views are not served online yet"})
+			done = append(done, materialized{View: v.Name, Skipped: why})
 			continue
 		}
 		begun := a.now()

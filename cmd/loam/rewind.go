@@ -174,7 +174,7 @@ func forgetViews(ctx context.Context, p *feature.Project, s *feature.Stream, sto
 	}
 	var names []string
 	for _, v := range p.Views {
-		if v.Stream != s.Name || v.Windowed() {
+		if v.Stream != s.Name || p.Unserved(v) != "" {
 			continue
 		}
 		if err := store.Forget(ctx, v.Name); err != nil {
