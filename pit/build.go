@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,23 +43,29 @@ type build struct {
 	labels  *labels
 	jobs    []*viewJob
 	card    *Card
+	again   *Card // of the training set that is made again, nil for a new one
 	described
 }
 
 // Build makes the training set that the request asks for: a Parquet file and its card. Neither is there if it fails.
 func Build(ctx context.Context, l *lake.Lake, p *feature.Project, request feature.DatasetRequest, o Options) (*Card, error) {
+	return produce(ctx, l, p, request, o, nil)
+}
+
+// produce makes a training set, anew or as the card says.
+func produce(ctx context.Context, l *lake.Lake, p *feature.Project, request feature.DatasetRequest, o Options, again *Card) (*Card, error) {
 	if o.Step == nil {
 		o.Step = func(string, int, int) {}
 	}
 	start := o.Now()
-	b := &build{project: p, lake: l, request: request, options: o}
+	b := &build{project: p, lake: l, request: request, options: o, again: again}
 	b.request.Labels, b.request.Out = b.path(request.Labels), b.path(request.Out)
 	if b.request.Labels == b.request.Out {
 		return nil, fmt.Errorf("the training set would overwrite its labels %s: name another file", b.request.Out)
 	}
 	b.card = &Card{
 		Version: CardVersion, Clock: clockText(request.AsOf), Name: request.Name, Project: p.Name, CreatedAt: start.UTC().Truncate(time.Microsecond),
-		Out: b.request.Out, Snapshots: map[string]int64{}, Watermarks: map[string]time.Time{}, Loam: o.Version, Tag: "dataset-" + uuid.NewString(),
+		Out: b.request.Out, Snapshots: map[string]int64{}, Tables: map[string]lake.Pin{}, Watermarks: map[string]time.Time{}, Loam: o.Version, Tag: "dataset-" + uuid.NewString(),
 		Request: CardRequest{
 			Service: request.Service, TimeColumn: request.TimeColumn, AsOf: string(request.AsOf), KnownAt: request.KnownAt,
 			AtLabelTime: "include", RequireComplete: request.RequireComplete,
@@ -71,6 +78,8 @@ func Build(ctx context.Context, l *lake.Lake, p *feature.Project, request featur
 	for _, f := range request.Features {
 		b.card.Request.Features = append(b.card.Request.Features, f.String())
 	}
+	b.card.Asked = b.request
+	b.rebuilds()
 	var err error
 	if b.db, err = sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir}); err != nil {
 		return nil, err
@@ -140,6 +149,12 @@ func (b *build) join(ctx context.Context) error {
 	if err := b.loadLabels(ctx); err != nil {
 		return err
 	}
+	if err := b.sameLabels(); err != nil {
+		return err
+	}
+	if err := b.spans(ctx); err != nil {
+		return err
+	}
 	if err := b.watermarks(ctx); err != nil {
 		return err
 	}
@@ -160,6 +175,9 @@ func (b *build) join(ctx context.Context) error {
 			step("joining " + j.view.Name)
 			if err := b.features(ctx, j); err != nil {
 				return fmt.Errorf("join feature view %s: %w", j.view.Name, err)
+			}
+			if err := b.differs(ctx, j); err != nil {
+				return err
 			}
 		}
 		if b.card.Audit.MaxUS != nil && *b.card.Audit.MaxUS > 0 {
@@ -193,7 +211,7 @@ func (b *build) choose(ctx context.Context, first, end int64) error {
 	})); err != nil {
 		return err
 	}
-	return b.db.Exec(ctx, "CREATE OR REPLACE TEMP TABLE differing (label_row BIGINT)")
+	return b.db.Exec(ctx, "CREATE OR REPLACE TEMP TABLE differing (label_row BIGINT); CREATE OR REPLACE TEMP TABLE differing_any (label_row BIGINT)")
 }
 
 // features makes the table of a view's features for the labels that are worked on.
@@ -213,7 +231,7 @@ func (b *build) plan(ctx context.Context) error {
 			view := b.project.View(f.View)
 			j := &viewJob{view: view, entity: b.project.Entity(view.Entity), stream: b.project.Stream(view.Stream)}
 			if readings[view.Stream] == nil {
-				r, err := b.lake.Read(ctx, j.stream)
+				r, err := b.read(ctx, j.stream)
 				if err != nil {
 					return err
 				}
@@ -230,6 +248,7 @@ func (b *build) plan(ctx context.Context) error {
 		for table, snapshot := range r.Snapshots() {
 			b.card.Snapshots[table] = snapshot
 		}
+		maps.Copy(b.card.Tables, r.Pins())
 	}
 	return nil
 }
@@ -260,6 +279,10 @@ func (b *build) loadLabels(ctx context.Context) error {
 func (b *build) watermarks(ctx context.Context) error {
 	var least *time.Time
 	empty := ""
+	if b.again != nil { // what was complete then is not what is complete now
+		b.sameWatermarks()
+		return nil
+	}
 	for _, j := range b.jobs {
 		offsets, err := j.reading.Offsets()
 		if err != nil {

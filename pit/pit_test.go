@@ -41,6 +41,24 @@ func newWorld(t *testing.T, files map[string]string) *world {
 			t.Fatal(err)
 		}
 	}
+	p := newWorldProject(t, dir)
+	l, err := lake.Open(ctx, lake.Config{Lake: p.Lake, Namespace: p.Name, Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	for _, s := range p.Streams {
+		if err := l.CreateStream(ctx, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &world{t: t, dir: dir, project: p, lake: l, offsets: map[string]int64{}}
+}
+
+// newWorldProject is the project of a world's folder.
+func newWorldProject(t *testing.T, dir string) *feature.Project {
+	t.Helper()
+	ctx := context.Background()
 	db, err := sql.Open(ctx, sql.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -56,21 +74,17 @@ func newWorld(t *testing.T, files map[string]string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := lake.Open(ctx, lake.Config{Lake: p.Lake, Namespace: p.Name, Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	for _, s := range p.Streams {
-		if err := l.CreateStream(ctx, s); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return &world{t: t, dir: dir, project: p, lake: l, offsets: map[string]int64{}}
+	return p
 }
 
 // take gives rows to a stream as one batch from a topic, read at the time now.
 func (w *world) take(stream, topic string, now int64, rows []string) {
+	w.t.Helper()
+	w.takeEach(stream, topic, now, [][]string{rows})
+}
+
+// takeEach gives rows to a stream, a batch for each list of them.
+func (w *world) takeEach(stream, topic string, now int64, lists [][]string) {
 	w.t.Helper()
 	ctx := context.Background()
 	def := w.project.Stream(stream)
@@ -83,26 +97,28 @@ func (w *world) take(stream, topic string, now int64, rows []string) {
 	if _, err := s.Recent(ctx, 1<<20, func(a lake.Accepted) { dedup.Remember(a.Identity, a.Position) }); err != nil {
 		w.t.Fatal(err)
 	}
-	r := ingest.NewRouter(ingest.RouterOptions{
-		Streams: []*feature.Stream{def}, Only: def, Dedups: map[string]*ingest.Dedup{stream: dedup}, JobID: "test",
-		Starts: func(string, feature.Partition) int64 { return w.offsets[topic] },
-	})
-	for _, row := range rows {
-		r.Add(&ingest.Record{Position: feature.Position{Topic: topic, Offset: w.offsets[topic]}, Value: []byte(row)}, now)
-		w.offsets[topic]++
-	}
-	batches, err := r.Flush(ctx, nil)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	for _, b := range batches {
-		if len(b.Refused) > 0 && !strings.Contains(b.Refused[0].Detail, "missing") {
-			w.t.Fatalf("refused: %+v", b.Refused[0])
+	for _, rows := range lists {
+		r := ingest.NewRouter(ingest.RouterOptions{
+			Streams: []*feature.Stream{def}, Only: def, Dedups: map[string]*ingest.Dedup{stream: dedup}, JobID: "test",
+			Starts: func(string, feature.Partition) int64 { return w.offsets[topic] },
+		})
+		for _, row := range rows {
+			r.Add(&ingest.Record{Position: feature.Position{Topic: topic, Offset: w.offsets[topic]}, Value: []byte(row)}, now)
+			w.offsets[topic]++
 		}
-		if _, err := s.Commit(ctx, b, s.Head()); err != nil {
+		batches, err := r.Flush(ctx, nil)
+		if err != nil {
 			w.t.Fatal(err)
 		}
-		b.Release()
+		for _, b := range batches {
+			if len(b.Refused) > 0 && !strings.Contains(b.Refused[0].Detail, "missing") {
+				w.t.Fatalf("refused: %+v", b.Refused[0])
+			}
+			if _, err := s.Commit(ctx, b, s.Head()); err != nil {
+				w.t.Fatal(err)
+			}
+			b.Release()
+		}
 	}
 }
 
