@@ -201,8 +201,6 @@ func TestRebuild(t *testing.T) {
 			t.Errorf("unpin %s: %v, %v", table, was, err)
 		}
 	}
-	happen("thing", 55, 1)
-	happen("fact", 55, 1)
 	w.maintain("thing")
 	w.maintain("fact")
 	if _, err := w.rebuild("served.card.json", "", "again3.parquet"); !errors.Is(err, lake.ErrGone) || !strings.Contains(err.Error(), "it was unpinned, and has expired") {
