@@ -79,6 +79,7 @@ func (a *app) rebuildDataset(ctx context.Context, cardPath, labels, out string) 
 			fmt.Fprintf(w, "%s: the same %s as %s, hash %s\n", filepath.Base(c.Out), count(c.Rows, "row"), filepath.Base(card.Out), c.RowsHash)
 			if n := int64(len(c.Unhashed)); n > 0 {
 				fmt.Fprintf(w, "  without %s of doubles, which may differ in their last digits: %s\n", count(n, "sum"), strings.Join(c.Unhashed, ", "))
+				fmt.Fprintf(w, "  loam dataset verify %s holds those against the log\n", pit.CardPath(out))
 			}
 			return
 		}
