@@ -2,7 +2,9 @@ package lake
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -157,5 +159,127 @@ func TestReadingOfTypes(t *testing.T) {
 				t.Errorf("key %v: error %v", wrong, err)
 			}
 		}
+	}
+}
+
+// A reading is had again by its pins, whatever has been committed, renamed and compacted since; what is gone is said.
+func TestReadingAgain(t *testing.T) {
+	ctx := context.Background()
+	l, def, db := openLake(t), testStream(), openDB(t)
+	s := openStream(t, l, def)
+	from := map[string]int64{}
+	for part := range 3 {
+		var rows []row
+		for i := range 5 {
+			rows = append(rows, row{id: fmt.Sprint("k", i), v: fmt.Sprint(part), at: int64(10*part + i), topic: "t", offset: int64(5*part + i)})
+		}
+		commit(t, s, rows, from)
+	}
+	read := func(r *Reading) (log, history string) {
+		t.Helper()
+		if err := r.LogView(ctx, db, "log", []string{"v"}, false); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.HistoryView(ctx, db, "history", []string{"v", "valid_to"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.QueryRow(ctx, "SELECT (SELECT string_agg(v, '' ORDER BY v) FROM log), (SELECT string_agg(v || coalesce(epoch_us(valid_to)::VARCHAR, '-'), ' ' ORDER BY v, valid_to) FROM history)", nil, &log, &history); err != nil {
+			t.Fatal(err)
+		}
+		return log, history
+	}
+	now, err := l.Read(ctx, def)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, history := read(now)
+	pins := now.Pins()
+	for _, table := range []*Table{now.Log, now.History} {
+		if err := table.Tag(ctx, "kept", table.SnapshotID()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit(t, s, []row{{id: "k1", v: "9", at: 100, topic: "t", offset: 15}, {id: "k2", v: "8", at: 11, topic: "t", offset: 16}}, from)
+	m, err := l.OpenMaintainer(ctx, def, MaintainOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for {
+		if _, more, err := m.Compact(ctx, true); err != nil {
+			t.Fatal(err)
+		} else if !more {
+			break
+		}
+	}
+	if err := s.log.expire(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	again, err := l.ReadAt(ctx, def, pins)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, h := read(again); l != log || h != history {
+		t.Errorf("again the log is %s and the history %s, want %s and %s", l, h, log, history)
+	}
+	if newest, err := l.Read(ctx, def); err != nil {
+		t.Fatal(err)
+	} else if l, h := read(newest); l == log || h == history {
+		t.Error("the newest reading is as before")
+	}
+	if !maps.EqualFunc(again.Pins(), pins, func(a, b Pin) bool { return fmt.Sprint(a) == fmt.Sprint(b) }) || !maps.Equal(again.Snapshots(), now.Snapshots()) {
+		t.Errorf("pins %v, want %v", again.Pins(), pins)
+	}
+	name := l.TableName(LogName(def.Name))
+	for what, change := range map[string]func(*Pin){
+		"made anew since": func(p *Pin) { p.UUID = "x" }, "it was unpinned, and has expired": func(p *Pin) { p.Snapshot = 17 },
+		"schema 99 of": func(p *Pin) { p.Schema = 99 },
+	} {
+		changed := maps.Clone(pins)
+		p := changed[name]
+		change(&p)
+		changed[name] = p
+		if _, err := l.ReadAt(ctx, def, changed); !errors.Is(err, ErrGone) || !strings.Contains(err.Error(), what) {
+			t.Errorf("%v, want %s", err, what)
+		}
+	}
+	if tags, err := l.Tags(ctx, name); !slices.Equal(tags, []string{"kept"}) || err != nil {
+		t.Errorf("the tags are %v: %v", tags, err)
+	}
+	if was, err := l.Unpin(ctx, name, "kept"); !was || err != nil {
+		t.Errorf("unpin: %v, %v", was, err)
+	}
+	if was, err := l.Unpin(ctx, name, "kept"); was || err != nil {
+		t.Errorf("unpin again: %v, %v", was, err)
+	}
+}
+
+// Rows that the history had not taken are left out again, when it has taken them since.
+func TestReadingAgainWithoutWhatWasBeyond(t *testing.T) {
+	ctx := context.Background()
+	l, def, db := openLake(t), testStream(), openDB(t)
+	s := openStream(t, l, def)
+	commit(t, s, []row{{id: "a", v: "1", at: 1, topic: "t", offset: 0}, {id: "a", v: "2", at: 2, topic: "t", offset: 1}}, map[string]int64{})
+	now, err := l.Read(ctx, def)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pins := now.Pins()
+	pin := pins[now.Log.Name()]
+	pin.Beyond = []PinSpan{{Topic: "t", From: 1, To: 2}}
+	pins[now.Log.Name()] = pin
+	again, err := l.ReadAt(ctx, def, pins)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.LogView(ctx, db, "log", []string{"v"}, false); err != nil {
+		t.Fatal(err)
+	}
+	var v string
+	if err := db.QueryRow(ctx, "SELECT string_agg(v, '') FROM log", nil, &v); err != nil || v != "1" {
+		t.Errorf("the log is %s, want 1: %v", v, err)
+	}
+	if got := again.Pins()[now.Log.Name()]; fmt.Sprint(got) != fmt.Sprint(pin) {
+		t.Errorf("pin %v, want %v", got, pin)
 	}
 }

@@ -215,6 +215,47 @@ func (l *Lake) AppendCard(ctx context.Context, name, out, card string, now int64
 	})
 }
 
+// KeptCard is the card of a training set as the lake keeps it.
+type KeptCard struct {
+	Name, Out string
+	Card      string // JSON
+	CreatedAt int64  // microseconds since 1970 UTC
+}
+
+// Cards are the cards of all training sets, the newest first.
+func (l *Lake) Cards(ctx context.Context, db *sql.DB) ([]KeptCard, error) {
+	t, err := l.openTable(ctx, DatasetsName)
+	if errors.Is(err, ErrNoTable) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	relation, err := t.Scan(ctx, ScanOptions{})
+	if err != nil {
+		return nil, err
+	}
+	if err := db.LakeView(ctx, DatasetsName, relation, false); err != nil {
+		return nil, err
+	}
+	rows, err := db.Query(ctx, "SELECT name, out, card, epoch_us(created_at) FROM datasets ORDER BY created_at DESC, out")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []KeptCard
+	for rows.Next() {
+		var c KeptCard
+		if err := rows.Scan(&c.Name, &c.Out, &c.Card, &c.CreatedAt); err != nil {
+			return nil, fmt.Errorf("read the cards of training sets: %w", err)
+		}
+		all = append(all, c)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read the cards of training sets: %w", err)
+	}
+	return all, nil
+}
+
 // Tag names a snapshot of the table, so that it is never expired. A tag of that name moves.
 func (t *Table) Tag(ctx context.Context, name string, snapshotID int64) error {
 	if err := t.updateRefs(ctx, table.NewSetSnapshotRefUpdate(name, snapshotID, table.TagRef, 0, 0, 0)); err != nil {

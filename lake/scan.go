@@ -38,7 +38,7 @@ type ScanOptions struct {
 // changes and deletes apply. Files that are not local are copied below the project's folder first.
 func (t *Table) Scan(ctx context.Context, o ScanOptions) (sql.Files, error) {
 	for _, name := range o.Columns { // before files are filtered by one
-		if _, ok := t.tbl.Schema().FindFieldByName(name); !ok {
+		if _, ok := t.readSchema().FindFieldByName(name); !ok {
 			return sql.Files{}, fmt.Errorf("table %s has no column %s: see `loam plan`, then `loam apply`", t.Name(), name)
 		}
 	}
@@ -52,7 +52,7 @@ func (t *Table) Scan(ctx context.Context, o ScanOptions) (sql.Files, error) {
 // relation gives these files, with the columns of the table that are named, or all where columns is nil.
 func (t *Table) relation(ctx context.Context, files []*liveFile, columns []string) (sql.Files, error) {
 	relation := sql.Files{Same: len(t.tbl.Metadata().Schemas()) == 1} // files of a table that never changed are all alike
-	for _, f := range t.tbl.Schema().Fields() {
+	for _, f := range t.readSchema().Fields() {
 		if columns == nil || slices.Contains(columns, f.Name) {
 			relation.Columns = append(relation.Columns, sql.FileColumn{FieldID: f.ID, Name: f.Name, Type: duckType(f.Type)})
 		}
@@ -130,11 +130,14 @@ func (t *Table) plan(ctx context.Context, o ScanOptions) ([]*liveFile, error) {
 
 // list lists the live files of a snapshot, each once, without reading their deletion vectors.
 func (t *Table) list(ctx context.Context, o ScanOptions) ([]*liveFile, error) {
-	if t.tbl.CurrentSnapshot() == nil {
+	if o.SnapshotID == 0 {
+		o.SnapshotID = t.SnapshotID()
+	}
+	if o.SnapshotID == 0 {
 		return nil, nil
 	}
 	var options []table.ScanOption
-	if o.SnapshotID != 0 {
+	if o.SnapshotID != headID(t.tbl) {
 		options = append(options, table.WithSnapshotID(o.SnapshotID))
 	}
 	if o.Filter != nil {

@@ -28,6 +28,7 @@ type Table struct {
 	rests   *string      // what the history rested on then, see [propertyStream]; nil where that may change
 	rewound *string      // the last rewind of the log then, see [propertyRewind]; nil where that may change
 	holds   bool         // it asked others to wait, see hold
+	pin     *Pin         // what is read of it, nil for the newest
 	// recovered says that the last commit was found to have succeeded after an error, so that the loaded table may hold
 	// later commits of others.
 	recovered bool
@@ -45,8 +46,14 @@ func (l *Lake) openTable(ctx context.Context, name string) (*Table, error) {
 // Name is the table's full name.
 func (t *Table) Name() string { return strings.Join(t.ident, ".") }
 
-// SnapshotID is the id of the newest snapshot that was loaded, 0 for an empty table.
-func (t *Table) SnapshotID() int64 { return headID(t.tbl) }
+// SnapshotID is the id of the snapshot that is read, which is the newest that was loaded unless one was asked for; 0 for an
+// empty table.
+func (t *Table) SnapshotID() int64 {
+	if t.pin != nil {
+		return t.pin.Snapshot
+	}
+	return headID(t.tbl)
+}
 
 // Refresh loads what others have committed since.
 func (t *Table) Refresh(ctx context.Context) error { return t.reload(ctx) }

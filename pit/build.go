@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,27 +47,34 @@ type build struct {
 	// onDemand are computed from what the jobs join; the features that they read are among the jobs', asked for or not.
 	onDemand []*onDemandJob
 	card     *Card
+	again    *Card // of the training set that is made again, nil for a new one
 	described
-	slots       map[string]*slots // by the expression of the entity's key
-	differing   []bool            // by row of the labels that are worked on: whether the clocks could differ
-	first, last int64             // times of those labels, in microseconds: the first, and the last
-	row0        int64             // the row of the first of them
+	slots        map[string]*slots // by the expression of the entity's key
+	differing    []bool            // by row of the labels that are worked on: whether the clocks could differ in a view
+	anyDiffering []bool            // in any
+	first, last  int64             // times of those labels, in microseconds: the first, and the last
+	row0         int64             // the row of the first of them
 }
 
 // Build makes the training set that the request asks for: a Parquet file and its card. Neither is there if it fails.
 func Build(ctx context.Context, l *lake.Lake, p *feature.Project, request feature.DatasetRequest, o Options) (*Card, error) {
+	return produce(ctx, l, p, request, o, nil)
+}
+
+// produce makes a training set, anew or as the card says.
+func produce(ctx context.Context, l *lake.Lake, p *feature.Project, request feature.DatasetRequest, o Options, again *Card) (*Card, error) {
 	if o.Step == nil {
 		o.Step = func(string, int, int) {}
 	}
 	start := o.Now()
-	b := &build{project: p, lake: l, request: request, options: o}
+	b := &build{project: p, lake: l, request: request, options: o, again: again}
 	b.request.Labels, b.request.Out = b.path(request.Labels), b.path(request.Out)
 	if b.request.Labels == b.request.Out {
 		return nil, fmt.Errorf("the training set would overwrite its labels %s: name another file", b.request.Out)
 	}
 	b.card = &Card{
 		Version: CardVersion, Clock: clockText(request.AsOf), Name: request.Name, Project: p.Name, CreatedAt: start.UTC().Truncate(time.Microsecond),
-		Out: b.request.Out, Snapshots: map[string]int64{}, Watermarks: map[string]time.Time{}, Loam: o.Version, Tag: "dataset-" + uuid.NewString(),
+		Out: b.request.Out, Snapshots: map[string]int64{}, Tables: map[string]lake.Pin{}, Watermarks: map[string]time.Time{}, Loam: o.Version, Tag: "dataset-" + uuid.NewString(),
 		Request: CardRequest{
 			Service: request.Service, TimeColumn: request.TimeColumn, AsOf: string(request.AsOf), KnownAt: request.KnownAt,
 			AtLabelTime: "include", RequireComplete: request.RequireComplete,
@@ -79,6 +87,8 @@ func Build(ctx context.Context, l *lake.Lake, p *feature.Project, request featur
 	for _, f := range request.Features {
 		b.card.Request.Features = append(b.card.Request.Features, f.String())
 	}
+	b.card.Asked = b.request
+	b.rebuilds()
 	var err error
 	if b.db, err = sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir}); err != nil {
 		return nil, err
@@ -148,6 +158,12 @@ func (b *build) join(ctx context.Context) error {
 	if err := b.loadLabels(ctx); err != nil {
 		return err
 	}
+	if err := b.sameLabels(); err != nil {
+		return err
+	}
+	if err := b.spans(ctx); err != nil {
+		return err
+	}
 	if err := b.watermarks(ctx); err != nil {
 		return err
 	}
@@ -170,6 +186,7 @@ func (b *build) join(ctx context.Context) error {
 			if err := b.features(ctx, j); err != nil {
 				return fmt.Errorf("join feature view %s: %w", j.view.Name, err)
 			}
+			b.countDiffering(j)
 		}
 		if b.card.Audit.MaxUS != nil && *b.card.Audit.MaxUS > 0 {
 			return fmt.Errorf("the audit found a feature %d us after its label: the training set is not written; this is a defect of loam", *b.card.Audit.MaxUS)
@@ -226,7 +243,9 @@ func (b *build) choose(ctx context.Context, first, end int64) error {
 	})); err != nil {
 		return err
 	}
-	b.slots, b.row0, b.differing = nil, first, make([]bool, max(min(end, b.labels.rows)-first, 0))
+	b.slots, b.row0 = nil, first
+	n := max(min(end, b.labels.rows)-first, 0)
+	b.differing, b.anyDiffering = make([]bool, n), make([]bool, n)
 	return b.db.QueryRow(ctx, sql.Render("SELECT coalesce(min(epoch_us({time})), 0), coalesce(max(epoch_us({time})), 0) FROM {part}",
 		sql.Args{"time": sql.Ident(labelTime), "part": partLabels}), nil, &b.first, &b.last)
 }
@@ -262,7 +281,7 @@ func (b *build) plan(ctx context.Context) error {
 			view := b.project.View(f.View)
 			j := &viewJob{view: view, entity: b.project.Entity(view.Entity), stream: b.project.Stream(view.Stream)}
 			if readings[view.Stream] == nil {
-				r, err := b.lake.Read(ctx, j.stream)
+				r, err := b.read(ctx, j.stream)
 				if err != nil {
 					return err
 				}
@@ -281,6 +300,7 @@ func (b *build) plan(ctx context.Context) error {
 		for table, snapshot := range r.Snapshots() {
 			b.card.Snapshots[table] = snapshot
 		}
+		maps.Copy(b.card.Tables, r.Pins())
 	}
 	return nil
 }
@@ -316,6 +336,10 @@ func (b *build) loadLabels(ctx context.Context) error {
 func (b *build) watermarks(ctx context.Context) error {
 	var least *time.Time
 	empty := ""
+	if b.again != nil { // what was complete then is not what is complete now
+		b.sameWatermarks()
+		return nil
+	}
 	for _, j := range b.jobs {
 		offsets, err := j.reading.Offsets()
 		if err != nil {

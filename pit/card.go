@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
 )
 
 // CardVersion is the version of the card's format, which is frozen.
@@ -19,17 +20,29 @@ const CardVersion = 1
 type Card struct {
 	Version int `json:"version"`
 	// Clock is the first thing to know of a training set.
-	Clock       string               `json:"clock"`
-	Name        string               `json:"name,omitempty"`
-	Project     string               `json:"project"`
-	CreatedAt   time.Time            `json:"created_at"`
-	Request     CardRequest          `json:"request"`
-	Labels      CardLabels           `json:"labels"`
-	Out         string               `json:"out"`
-	Rows        int64                `json:"rows"`
-	Features    []CardFeature        `json:"features"`
-	Definitions []feature.Definition `json:"definitions"` // of the views, and the streams they stand on
-	Snapshots   map[string]int64     `json:"snapshots"`   // tables read, tagged so that they don't expire
+	Clock     string        `json:"clock"`
+	Name      string        `json:"name,omitempty"`
+	Project   string        `json:"project"`
+	CreatedAt time.Time     `json:"created_at"`
+	Request   CardRequest   `json:"request"`
+	Labels    CardLabels    `json:"labels"`
+	Out       string        `json:"out"`
+	Rows      int64         `json:"rows"`
+	Features  []CardFeature `json:"features"`
+	// Coverage says of which labels the features' coverages are; null where no label has a time.
+	Coverage *CardCoverage `json:"coverage"`
+	Views    []CardView    `json:"views"`
+	// RowsHash is the hash of all rows over all columns but those of Unhashed; see docs/card.md.
+	RowsHash    string               `json:"rows_hash"`
+	Unhashed    []string             `json:"unhashed,omitempty"` // sums and averages of doubles, which depend on the order of addition
+	Definitions []feature.Definition `json:"definitions"`        // of the views, and the streams they stand on
+	Snapshots   map[string]int64     `json:"snapshots"`          // tables read, tagged so that they don't expire
+	// Tables are all that is needed to read the same again, by the tables' full names.
+	Tables map[string]lake.Pin `json:"tables"`
+	// Asked is the request whole, so that the training set can be made again.
+	Asked feature.DatasetRequest `json:"asked"`
+	// RebuiltFrom is the training set that this one was made again from.
+	RebuiltFrom string               `json:"rebuilt_from,omitempty"`
 	Tag         string               `json:"tag"`
 	Watermarks  map[string]time.Time `json:"watermarks"` // by stream
 	Watermark   *time.Time           `json:"watermark"`  // the least of them; null where a stream is empty
@@ -67,6 +80,22 @@ type CardFeature struct {
 	Column   string  `json:"column"`
 	Type     string  `json:"type"`
 	NullRate float64 `json:"null_rate"`
+	// Coverage is the share of values that aren't null in each of the card's spans of time; null where a span has no label.
+	Coverage []*float64 `json:"coverage"`
+}
+
+// CardCoverage are equal spans of time between the first and the last label.
+type CardCoverage struct {
+	From   time.Time `json:"from"`
+	To     time.Time `json:"to"`
+	Labels []int64   `json:"labels"` // in each span
+}
+
+// CardView is what is known of a view's features as a whole.
+type CardView struct {
+	View string `json:"view"`
+	// ClocksDiffer is the share of labels for which the two clocks could give different features of this view.
+	ClocksDiffer float64 `json:"clocks_differ"`
 }
 
 // CardAudit is the leakage audit: the greatest of feature time minus label time, the feature's time being ingested_at on
@@ -87,12 +116,17 @@ func ReadCard(path string) (*Card, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the card: %w", err)
 	}
+	return ParseCard(path, text)
+}
+
+// ParseCard reads the text of a card; place says where it stood.
+func ParseCard(place string, text []byte) (*Card, error) {
 	var c Card
 	if err := json.Unmarshal(text, &c); err != nil {
-		return nil, fmt.Errorf("%s is not the card of a training set: %w", path, err)
+		return nil, fmt.Errorf("%s is not the card of a training set: %w", place, err)
 	}
 	if c.Version != CardVersion {
-		return nil, fmt.Errorf("card %s has version %d, and this loam reads version %d", path, c.Version, CardVersion)
+		return nil, fmt.Errorf("card %s has version %d, and this loam reads version %d", place, c.Version, CardVersion)
 	}
 	return &c, nil
 }

@@ -86,8 +86,10 @@ func (f Files) scan(which []int, positions bool, deletes Fragment) string {
 		"columns": Idents("r.", names), "paths": Join(", ", paths), "schema": Join(", ", schema), "deletes": deletes,
 		"where": "", "positions": "", "options": "",
 	}
+	// Names of folders are no columns, whatever they look like.
+	args["options"] = ", hive_partitioning = false"
 	if !f.Same {
-		args["options"] = Fragment(Render(", schema = MAP {{schema}}", args))
+		args["options"] += Fragment(Render(", schema = MAP {{schema}}", args))
 	}
 	if positions || deletes != "" {
 		args["options"] += ", filename = true, file_row_number = true"

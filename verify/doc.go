@@ -5,9 +5,13 @@
 // counts and the promise that no position and no event is in it twice. [Online] holds what Redis has of an attribute view
 // against what the log says is served; over a patch stream that is a change for each column.
 //
-// The package shares no code with what it checks: it doesn't import scd, and of lake and online it uses what reads tables
+// [Dataset] recomputes rows of a training set from the logs that its card names. There DuckDB evaluates expressions alone:
+// files are read by parquet-go, and what a label sees is found by loops.
+//
+// The package shares no code with what it checks: it doesn't import scd or pit, and of lake and online it uses what reads tables
 // and hashes, not what derives them. Keys are taken bucket by bucket, so that memory is bounded whatever the size of a
 // table. It only reads. What it finds is a [Finding]; an error says that it could not look.
 //
-// Findings name keys, columns, times and positions, and never values but in Redis' own bookkeeping fields.
+// Findings name keys, columns, times and positions, and never values but in Redis' own bookkeeping fields
+// and in training sets, whose keys are left out instead.
 package verify

@@ -109,13 +109,18 @@ func loadProject(ctx context.Context, dir string) (*feature.Project, error) {
 		return nil, err
 	}
 	defer db.Close()
-	return feature.Load(dir, func(expr string, columns []feature.Column, want feature.Type) ([]string, error) {
+	return feature.Load(dir, exprChecker(ctx, db))
+}
+
+// exprChecker checks users' expressions in the engine that will run them.
+func exprChecker(ctx context.Context, db *sql.DB) feature.CheckExpr {
+	return func(expr string, columns []feature.Column, want feature.Type) ([]string, error) {
 		list := make([]sql.Column, len(columns))
 		for i, c := range columns {
 			list[i] = sql.Column{Name: c.Name, Type: c.Type.SQL()}
 		}
 		return db.CheckScalar(ctx, expr, list, want.SQL())
-	})
+	}
 }
 
 // open reads the project and opens its lake, which the caller closes.

@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/loamdata/loam/lake"
+	"github.com/loamdata/loam/pit"
+	"github.com/loamdata/loam/sql"
+)
+
+func (a *app) datasetListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the training sets that were built, and whether they can be built again",
+		Long: `list shows the cards that the lake keeps, the newest first. A training set that is pinned can be rebuilt and verified: the
+snapshots that it was made from don't expire.`,
+		Example: "  loam dataset list\n  loam dataset list --json",
+		Args:    noArguments,
+		RunE:    func(c *cobra.Command, _ []string) error { return a.listDatasets(c.Context()) },
+	}
+}
+
+// datasetRow is a training set in a list.
+type datasetRow struct {
+	Name        string    `json:"name"` // of the request, or the file where flags asked for it
+	CreatedAt   time.Time `json:"created_at"`
+	Rows        int64     `json:"rows"`
+	Features    int       `json:"features"`
+	Clock       string    `json:"clock"`
+	Out         string    `json:"out"`
+	Pinned      string    `json:"pinned"` // yes, no, or partly
+	Tag         string    `json:"tag"`
+	RebuiltFrom string    `json:"rebuilt_from,omitempty"`
+}
+
+func (a *app) listDatasets(ctx context.Context) error {
+	p, l, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	db, err := sql.Open(ctx, sql.Options{Files: true, Threads: 1})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	kept, err := l.Cards(ctx, db)
+	if err != nil {
+		return err
+	}
+	tags := pins{lake: l, tags: map[string][]string{}}
+	all := []datasetRow{}
+	for _, k := range kept {
+		c, err := pit.ParseCard(fmt.Sprintf("of %s in %s", k.Out, l.TableName(lake.DatasetsName)), []byte(k.Card))
+		if err != nil {
+			return err
+		}
+		row := datasetRow{
+			Name: c.Name, CreatedAt: c.CreatedAt, Rows: c.Rows, Features: len(c.Features), Clock: c.Request.AsOf, Out: c.Out, Tag: c.Tag, RebuiltFrom: c.RebuiltFrom,
+		}
+		if row.Name == "" {
+			row.Name = filepath.Base(c.Out)
+		}
+		if row.Pinned, err = tags.of(ctx, c); err != nil {
+			return err
+		}
+		all = append(all, row)
+	}
+	return a.result(all, func(w io.Writer) {
+		if len(all) == 0 {
+			fmt.Fprintln(w, "no training set was built yet")
+			return
+		}
+		rows := [][]string{{"name", "built", ">rows", ">features", "clock", "pinned", "out"}}
+		for _, d := range all {
+			out := d.Out
+			if rel, err := filepath.Rel(p.Dir, d.Out); err == nil && !strings.HasPrefix(rel, "..") {
+				out = rel
+			}
+			rows = append(rows, []string{d.Name, d.CreatedAt.Format("2006-01-02 15:04"), number(d.Rows), number(int64(d.Features)), d.Clock, d.Pinned, out})
+		}
+		table(w, rows)
+	})
+}
+
+// pins knows the tags of tables, each of which it looks at once.
+type pins struct {
+	lake *lake.Lake
+	tags map[string][]string
+}
+
+// of says whether the snapshots of a training set have their tag.
+func (p *pins) of(ctx context.Context, c *pit.Card) (string, error) {
+	has := 0
+	for table := range c.Snapshots {
+		tags, known := p.tags[table]
+		if !known {
+			var err error
+			if tags, err = p.lake.Tags(ctx, table); err != nil {
+				return "", err
+			}
+			p.tags[table] = tags
+		}
+		if slices.Contains(tags, c.Tag) {
+			has++
+		}
+	}
+	switch has {
+	case len(c.Snapshots):
+		return "yes", nil
+	case 0:
+		return "no", nil
+	default:
+		return "partly", nil
+	}
+}
+
+func (a *app) datasetUnpinCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "unpin CARD.json",
+		Short: "Let the snapshots of a training set expire",
+		Long: `unpin takes the tags from the snapshots that a training set was made from, so that they may expire and their files be removed.
+Once they have, the training set can't be rebuilt, verified or built with the same snapshots again. The file and its card stay.`,
+		Example: "  loam dataset unpin churn.card.json",
+		Args:    arguments(1, 1, "name a card, such as churn.card.json"),
+		RunE:    func(c *cobra.Command, args []string) error { return a.unpinDataset(c.Context(), args[0]) },
+	}
+}
+
+// unpinned says of which tables a tag was taken.
+type unpinned struct {
+	Tag       string           `json:"tag"`
+	Snapshots map[string]int64 `json:"snapshots"`
+}
+
+func (a *app) unpinDataset(ctx context.Context, cardPath string) error {
+	card, err := pit.ReadCard(cardPath)
+	if err != nil {
+		return err
+	}
+	_, l, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	done := unpinned{Tag: card.Tag, Snapshots: map[string]int64{}}
+	for _, table := range slices.Sorted(maps.Keys(card.Snapshots)) {
+		was, err := l.Unpin(ctx, table, card.Tag)
+		if err != nil {
+			return err
+		}
+		if was {
+			done.Snapshots[table] = card.Snapshots[table]
+		}
+	}
+	return a.result(done, func(w io.Writer) {
+		name := filepath.Base(card.Out)
+		if len(done.Snapshots) == 0 {
+			fmt.Fprintf(w, "%s was not pinned\n", name)
+			return
+		}
+		fmt.Fprintf(w, "%s is unpinned: once its snapshots have expired it can't be rebuilt or verified any more\n", name)
+		for _, table := range slices.Sorted(maps.Keys(done.Snapshots)) {
+			fmt.Fprintf(w, "  snapshot %d of %s may expire\n", done.Snapshots[table], table)
+		}
+	})
+}
+
+func (a *app) datasetDiffCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "diff A.card.json B.card.json",
+		Short: "Show in what two training sets differ",
+		Long: `diff shows what two cards say otherwise: the request, the labels, definitions line by line, snapshots, watermarks, and null
+rates that moved. Where both training sets are there and their labels are the same, it counts the rows in which each feature
+has another value.`,
+		Example: "  loam dataset diff churn.card.json churn_event.card.json",
+		Args:    arguments(2, 2, "name two cards, such as churn.card.json again.card.json"),
+		RunE:    func(c *cobra.Command, args []string) error { return a.diffDatasets(c.Context(), args[0], args[1]) },
+	}
+}
+
+func (a *app) diffDatasets(ctx context.Context, pathA, pathB string) error {
+	cardA, err := pit.ReadCard(pathA)
+	if err != nil {
+		return err
+	}
+	cardB, err := pit.ReadCard(pathB)
+	if err != nil {
+		return err
+	}
+	d, err := pit.Diff(cardA, cardB)
+	if err != nil {
+		return err
+	}
+	fileA, okA := trainingSet(pathA, cardA)
+	fileB, okB := trainingSet(pathB, cardB)
+	switch {
+	case cardA.Labels.SHA256 != cardB.Labels.SHA256:
+		d.RowsUnknown = "the labels are others"
+	case !okA:
+		d.RowsUnknown = fileA + " is gone"
+	case !okB:
+		d.RowsUnknown = fileB + " is gone"
+	default:
+		if d.Rows, err = pit.DiffRows(ctx, cardA, cardB, fileA, fileB); err != nil {
+			return err
+		}
+	}
+	return a.result(d, func(w io.Writer) { printDiff(w, d, cardA.Rows) })
+}
+
+func printDiff(w io.Writer, d *pit.CardDiff, rows int64) {
+	if d.Same() {
+		fmt.Fprintln(w, "no differences")
+	}
+	for _, part := range []struct {
+		name string
+		list []pit.Difference
+	}{{"request", d.Request}, {"labels", d.Labels}, {"snapshots", d.Snapshots}, {"watermarks", d.Watermarks}, {"features", d.Features}} {
+		if len(part.list) == 0 {
+			continue
+		}
+		fmt.Fprintln(w, part.name)
+		for _, one := range part.list {
+			fmt.Fprintf(w, "  %s: %s -> %s\n", one.Name, said(one.A), said(one.B))
+		}
+	}
+	for _, one := range d.Definitions {
+		fmt.Fprintf(w, "%s %s\n", one.Kind, one.Name)
+		for _, line := range one.Lines {
+			fmt.Fprintf(w, "  %s\n", plain(line))
+		}
+	}
+	if len(d.NullRates) > 0 {
+		fmt.Fprintln(w, "null rates")
+		for _, one := range d.NullRates {
+			fmt.Fprintf(w, "  %s: %s -> %s\n", one.Column, percent(one.A), percent(one.B))
+		}
+	}
+	switch {
+	case d.RowsUnknown != "":
+		fmt.Fprintf(w, "rows can't be compared: %s\n", d.RowsUnknown)
+	case len(d.Rows) > 0:
+		fmt.Fprintf(w, "rows with other values, of %s\n", number(rows))
+		for _, one := range d.Rows {
+			fmt.Fprintf(w, "  %s: %s\n", one.Column, number(one.Rows))
+		}
+	}
+}
+
+// said is what a card says, or that it doesn't.
+func said(text string) string {
+	if text == "" {
+		return "(none)"
+	}
+	return plain(text)
+}

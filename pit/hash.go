@@ -1,0 +1,137 @@
+package pit
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/bits"
+	"slices"
+	"time"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/zeebo/xxh3"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/sql"
+)
+
+// rowsHash is a hash of rows: the sum, modulo 2^128, of the XXH3-128 of each, which holds the row's number. So it depends on
+// the order of the rows, and not on that in which they are hashed. What is hashed of a row is frozen: its number as 8 bytes,
+// little-endian, then of each column a byte and the value: 0 for null, 1 and 8 bytes for whole numbers, dates (days), times
+// (microseconds) and truths, 2 and the 8 bytes of a double (any NaN as one), 3, the length in 8 bytes, and the bytes of a
+// text; values of all other types are DuckDB's text of them.
+type rowsHash struct{ hi, lo uint64 }
+
+func (h *rowsHash) add(row []byte) {
+	sum := xxh3.Hash128(row)
+	var carry uint64
+	h.lo, carry = bits.Add64(h.lo, sum.Lo, 0)
+	h.hi, _ = bits.Add64(h.hi, sum.Hi, carry)
+}
+
+func (h rowsHash) String() string { return fmt.Sprintf("xxh3:%016x%016x", h.hi, h.lo) }
+
+// hashRows adds the rows of the table dataset to the hash.
+func (b *build) hashRows(ctx context.Context) error {
+	b.unhashed = nil
+	for _, f := range b.request.Features {
+		if b.inexact(f) {
+			b.unhashed = append(b.unhashed, f.Column())
+		}
+	}
+	items := []sql.Fragment{sql.Ident(labelRow)}
+	rows, err := b.db.Query(ctx, "SELECT column_name, column_type FROM (DESCRIBE dataset)")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name, typ string
+		if err := rows.Scan(&name, &typ); err != nil {
+			return fmt.Errorf("hash the rows: %w", err)
+		}
+		if name != labelRow && !slices.Contains(b.unhashed, name) {
+			items = append(items, hashed(sql.Ident(name), typ))
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("hash the rows: %w", err)
+	}
+	return b.db.Arrow(ctx, "SELECT "+string(sql.Join(", ", items))+" FROM dataset", func(r array.RecordReader) error {
+		var row []byte
+		for r.Next() {
+			batch := r.RecordBatch()
+			columns := make([]arrow.Array, batch.NumCols())
+			for i := range columns {
+				columns[i] = batch.Column(i)
+			}
+			for i := range int(batch.NumRows()) {
+				row = binary.LittleEndian.AppendUint64(row[:0], uint64(columns[0].(*array.Int64).Value(i)))
+				for _, c := range columns[1:] {
+					row = appendHashed(row, c, i)
+				}
+				b.hash.add(row)
+			}
+		}
+		return nil
+	})
+}
+
+// hashed is the expression of a column as it is hashed: a whole number, a double or a text.
+func hashed(column sql.Fragment, typ string) sql.Fragment {
+	switch {
+	case typ == "BIGINT", typ == "DOUBLE", typ == "VARCHAR":
+		return column
+	case typ == "FLOAT":
+		return column + "::DOUBLE"
+	case typ == "DATE":
+		return "date_diff('day', DATE '1970-01-01', " + column + ")"
+	case typ == "TIMESTAMP WITH TIME ZONE", typ == "TIMESTAMP", typ == "TIMESTAMP_S", typ == "TIMESTAMP_MS":
+		return "epoch_us(" + column + ")"
+	case slices.Contains([]string{"BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "UTINYINT", "USMALLINT", "UINTEGER"}, typ):
+		return column + "::BIGINT"
+	default:
+		return column + "::VARCHAR"
+	}
+}
+
+func appendHashed(row []byte, c arrow.Array, i int) []byte {
+	if c.IsNull(i) {
+		return append(row, 0)
+	}
+	switch c := c.(type) {
+	case *array.Int64:
+		return binary.LittleEndian.AppendUint64(append(row, 1), uint64(c.Value(i)))
+	case *array.Float64:
+		v := c.Value(i)
+		if math.IsNaN(v) {
+			v = math.NaN()
+		}
+		return binary.LittleEndian.AppendUint64(append(row, 2), math.Float64bits(v))
+	case *array.String:
+		v := c.Value(i)
+		return append(binary.LittleEndian.AppendUint64(append(row, 3), uint64(len(v))), v...)
+	default:
+		panic(fmt.Sprintf("a column to be hashed is %s", c.DataType()))
+	}
+}
+
+// inexact reports whether a feature is a sum or an average of doubles, whose last digits depend on the order of addition, or
+// computed of one.
+func (b *build) inexact(f feature.Ref) bool {
+	view := b.project.View(f.View)
+	if view.OnDemand != nil {
+		i := slices.IndexFunc(view.Features, func(o feature.Feature) bool { return o.Name == f.Feature })
+		return slices.ContainsFunc(b.project.Inputs(view), func(in feature.Input) bool {
+			return in.From != (feature.Ref{}) && slices.Contains(view.Features[i].Reads, in.Name) && b.inexact(in.From)
+		})
+	}
+	stream := b.project.Stream(view.Stream)
+	return slices.ContainsFunc(view.Aggregates, func(a feature.Aggregate) bool {
+		c, _ := stream.Column(a.Column)
+		return (a.Fn == feature.Sum || a.Fn == feature.Avg) && c.Type.Kind == feature.Double &&
+			slices.ContainsFunc(a.Windows, func(w time.Duration) bool { return a.FeatureName(w) == f.Feature })
+	})
+}

@@ -1,0 +1,278 @@
+package verify
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
+	"github.com/loamdata/loam/sql"
+)
+
+// DatasetOptions say what of a training set is verified, and how.
+type DatasetOptions struct {
+	File string // the training set, a Parquet file
+	Rows int    // how many rows are recomputed, spread over all
+	All  bool   // all rows are
+	Seed uint64 // chooses among the rows
+
+	Check       feature.CheckExpr // reads the card's expressions
+	MemoryBytes int64             // of DuckDB, which evaluates expressions; 0 leaves its default
+	TempDir     string            // where it spills to
+	Progress    func(done, of int)
+}
+
+// DatasetReport says what [Dataset] has checked, and what it found.
+type DatasetReport struct {
+	Out     string           `json:"out"`
+	Rows    int64            `json:"rows"`    // of the file
+	Checked int64            `json:"checked"` // rows that were recomputed
+	Cells   int64            `json:"cells"`   // values that were recomputed
+	Skipped []string         `json:"skipped,omitempty"`
+	Notes   []string         `json:"notes,omitempty"`
+	Total   int64            `json:"differences"`
+	First   []DatasetFinding `json:"findings,omitempty"`
+}
+
+// DatasetFinding is a difference: of the whole file, or of one value of it.
+type DatasetFinding struct {
+	Row    *int64   `json:"row,omitempty"` // number of the label, from 0
+	Keys   []string `json:"keys,omitempty"`
+	Column string   `json:"column,omitempty"`
+	Want   string   `json:"want"`
+	Got    string   `json:"got"`
+	Text   string   `json:"text,omitempty"` // what differs, where it is no value
+}
+
+// datasetFindingsMax bounds the findings that are kept.
+const datasetFindingsMax = 20
+
+// OK reports whether nothing differs.
+func (r *DatasetReport) OK() bool { return r.Total == 0 }
+
+func (r *DatasetReport) add(f DatasetFinding) {
+	if r.Total++; r.Total <= datasetFindingsMax {
+		r.First = append(r.First, f)
+	}
+}
+
+// trainingCard is what is read of a card, docs/card.md.
+type trainingCard struct {
+	Version int   `json:"version"`
+	Rows    int64 `json:"rows"`
+	Request struct {
+		Features    []string   `json:"features"`
+		TimeColumn  string     `json:"time_column"`
+		AsOf        string     `json:"as_of"`
+		KnownAt     *time.Time `json:"known_at"`
+		AtLabelTime string     `json:"at_label_time"`
+	} `json:"request"`
+	Labels struct {
+		Path   string `json:"path"`
+		SHA256 string `json:"sha256"`
+	} `json:"labels"`
+	Features []struct {
+		Column string `json:"column"`
+		Type   string `json:"type"`
+	} `json:"features"`
+	Definitions []feature.Definition `json:"definitions"`
+	Tables      map[string]lake.Pin  `json:"tables"`
+}
+
+// datasetCheck is the verification of a training set on its way.
+type datasetCheck struct {
+	lake    *lake.Lake
+	card    trainingCard
+	project *feature.Project // of the card
+	options DatasetOptions
+	db      *sql.DB
+	report  *DatasetReport
+	views   []*viewCheck
+}
+
+// Dataset recomputes rows of a training set from the logs that its card (JSON) names, and compares. What a label sees is
+// found by loops over the changes as Parquet readers give them, in Go; DuckDB reads the training set and evaluates the
+// expressions of features and conditions, which are its own. A difference is a finding; an error says that it could not look.
+func Dataset(ctx context.Context, l *lake.Lake, today *feature.Project, card []byte, o DatasetOptions) (*DatasetReport, error) {
+	c := &datasetCheck{lake: l, options: o, report: &DatasetReport{Out: o.File}}
+	if c.options.Progress == nil {
+		c.options.Progress = func(int, int) {}
+	}
+	if err := json.Unmarshal(card, &c.card); err != nil {
+		return nil, fmt.Errorf("read the card: %w", err)
+	}
+	if c.card.Version != 1 || len(c.card.Tables) == 0 {
+		return nil, fmt.Errorf("the card is of a loam that kept less in it: build the training set anew")
+	}
+	var err error
+	if c.project, err = feature.Recall(today, c.card.Definitions, o.Check); err != nil {
+		return nil, err
+	}
+	if c.db, err = sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir}); err != nil {
+		return nil, err
+	}
+	defer c.db.Close()
+	if err := c.plan(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.labelsFile(); err != nil {
+		return nil, err
+	}
+	if err := c.size(ctx); err != nil {
+		return nil, err
+	}
+	rows := c.sample()
+	for done := 0; done < len(rows); done += sampleRowsMax {
+		c.options.Progress(done, len(rows))
+		if err := c.rows(ctx, rows[done:min(done+sampleRowsMax, len(rows))]); err != nil {
+			return nil, err
+		}
+	}
+	c.options.Progress(len(rows), len(rows))
+	return c.report, nil
+}
+
+// plan finds the views of the features, and opens their logs as they were.
+func (c *datasetCheck) plan(ctx context.Context) error {
+	for i, text := range c.card.Request.Features {
+		ref, err := feature.ParseRef(text)
+		if err != nil {
+			return fmt.Errorf("read the card: %w", err)
+		}
+		view := c.project.View(ref.View)
+		if view == nil || view.Windowed() && c.project.Stream(view.Stream).Kind != feature.EventStream || !slices.Contains(view.FeatureNames(), ref.Feature) {
+			c.report.Skipped = append(c.report.Skipped, ref.Column())
+			continue
+		}
+		typ, err := feature.ParseType(c.card.Features[i].Type)
+		if err != nil {
+			return fmt.Errorf("read the card: type of %s: %w", ref.Column(), err)
+		}
+		at := slices.IndexFunc(c.views, func(v *viewCheck) bool { return v.view.Name == ref.View })
+		if at < 0 {
+			v := &viewCheck{datasetCheck: c, view: view, stream: c.project.Stream(view.Stream), joinKeys: c.project.Entity(view.Entity).JoinKeys}
+			reading, err := c.lake.ReadAt(ctx, v.stream, c.card.Tables)
+			if err != nil {
+				return err
+			}
+			v.log, v.beyond = reading.Log, c.card.Tables[reading.Log.Name()].Beyond
+			at, c.views = len(c.views), append(c.views, v)
+		}
+		c.views[at].features = append(c.views[at].features, featureCheck{name: ref.Feature, column: ref.Column(), typ: typ})
+	}
+	return nil
+}
+
+// labelsFile holds the file of the labels against the card.
+func (c *datasetCheck) labelsFile() error {
+	f, err := os.Open(c.card.Labels.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		c.report.Notes = append(c.report.Notes, fmt.Sprintf("the labels are gone from %s, so they weren't compared", c.card.Labels.Path))
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("open the labels: %w", err)
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return fmt.Errorf("read the labels %s: %w", c.card.Labels.Path, err)
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); got != c.card.Labels.SHA256 {
+		c.report.add(DatasetFinding{Text: "the labels " + c.card.Labels.Path + " have changed: their sha256", Want: c.card.Labels.SHA256, Got: got})
+	}
+	return nil
+}
+
+// size holds the number of rows of the file against the card.
+func (c *datasetCheck) size(ctx context.Context) error {
+	if !strings.HasSuffix(strings.ToLower(c.options.File), ".parquet") {
+		return fmt.Errorf("the training set %s is no Parquet file, the one kind that is verified", c.options.File)
+	}
+	err := c.db.QueryRow(ctx, sql.Render("SELECT count(*) FROM read_parquet({file})", sql.Args{"file": sql.Literal(c.options.File)}), nil, &c.report.Rows)
+	if err != nil {
+		return fmt.Errorf("read the training set: %w", err)
+	}
+	if c.report.Rows != c.card.Rows {
+		c.report.add(DatasetFinding{Text: "the number of rows", Want: fmt.Sprint(c.card.Rows), Got: fmt.Sprint(c.report.Rows)})
+	}
+	return nil
+}
+
+// sampleRowsMax bounds the rows that are recomputed at once, and with them the memory it takes.
+const sampleRowsMax = 1 << 16
+
+// sample chooses rows: one in each of as many equal parts of the file, so that none of it is left out.
+func (c *datasetCheck) sample() []int64 {
+	n := int64(c.options.Rows)
+	if c.options.All || n > c.report.Rows {
+		n = c.report.Rows
+	}
+	r := rand.New(rand.NewPCG(c.options.Seed, 6))
+	rows := make([]int64, n)
+	for i := range rows {
+		from, to := int64(i)*c.report.Rows/n, (int64(i)+1)*c.report.Rows/n
+		rows[i] = from + r.Int64N(max(to-from, 1))
+	}
+	return rows
+}
+
+// rows recomputes some rows, and compares.
+func (c *datasetCheck) rows(ctx context.Context, rows []int64) error {
+	if err := c.pick(ctx, rows); err != nil {
+		return err
+	}
+	if err := c.passedThrough(ctx); err != nil {
+		return err
+	}
+	for _, v := range c.views {
+		labels, err := v.labels(ctx)
+		if err != nil {
+			return fmt.Errorf("read the rows of %s: %w", c.options.File, err)
+		}
+		changes, err := v.read(ctx, labels)
+		if err != nil {
+			return fmt.Errorf("read the log of %s: %w", v.stream.Name, err)
+		}
+		recompute := v.attributes
+		if v.view.Windowed() {
+			recompute = v.windows
+		}
+		want, err := recompute(ctx, labels, changes)
+		if err != nil {
+			return fmt.Errorf("recompute feature view %s: %w", v.view.Name, err)
+		}
+		v.compare(labels, want)
+	}
+	c.report.Checked += int64(len(rows))
+	return nil
+}
+
+// wanted is what a value should be, and how far from it a double may be.
+type wanted struct {
+	value any
+	near  float64
+}
+
+// compare holds values against those of the file.
+func (v *viewCheck) compare(labels []*label, want [][]wanted) {
+	for i, l := range labels {
+		for n, f := range v.features {
+			v.report.Cells++
+			if w := want[i][n]; !sameValue(w.value, l.got[n], w.near) {
+				row := l.row
+				v.report.add(DatasetFinding{Row: &row, Keys: v.joinKeys, Column: f.column, Want: showValue(w.value, f.typ), Got: showValue(l.got[n], f.typ)})
+			}
+		}
+	}
+}

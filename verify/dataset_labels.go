@@ -1,0 +1,230 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
+	"github.com/loamdata/loam/sql"
+)
+
+// viewCheck is the part of the verification that one feature view has.
+type viewCheck struct {
+	*datasetCheck
+	view     *feature.View
+	stream   *feature.Stream
+	joinKeys []string
+	log      *lake.Table
+	beyond   []lake.PinSpan
+	features []featureCheck
+}
+
+type featureCheck struct {
+	name, column string
+	typ          feature.Type
+}
+
+// label is a row of the training set, as one view sees it.
+type label struct {
+	row int64
+	key string // "" where a part of it is null
+	at  *int64 // microseconds since 1970 UTC
+	got []any  // by feature
+}
+
+// pick makes the table picked of the rows with these numbers; their column loam_row is the number.
+func (c *datasetCheck) pick(ctx context.Context, rows []int64) error {
+	numbers := make([]sql.Fragment, len(rows))
+	for i, r := range rows {
+		numbers[i] = sql.Fragment(fmt.Sprint(r))
+	}
+	err := c.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP TABLE picked AS SELECT * RENAME (file_row_number AS loam_row) "+
+		"FROM read_parquet({file}, file_row_number = true) WHERE file_row_number IN (SELECT unnest([{rows}]::BIGINT[]))",
+		sql.Args{"file": sql.Literal(c.options.File), "rows": sql.Join(", ", numbers)}))
+	if err != nil {
+		return fmt.Errorf("read the training set: %w", err)
+	}
+	return nil
+}
+
+// passedThrough holds the labels' own columns against the labels, whose rows stand in the same order.
+func (c *datasetCheck) passedThrough(ctx context.Context) error {
+	var scan sql.Fragment
+	path := sql.Args{"path": sql.Literal(c.card.Labels.Path)}
+	switch lower := strings.ToLower(c.card.Labels.Path); {
+	case len(c.report.Notes) > 0: // they are gone
+		return nil
+	case strings.HasSuffix(lower, ".parquet"):
+		scan = sql.Fragment(sql.Render("read_parquet({path})", path))
+	case strings.HasSuffix(lower, ".csv"), strings.HasSuffix(lower, ".csv.gz"):
+		scan = sql.Fragment(sql.Render("read_csv({path}, header = true, all_varchar = true)", path))
+	default:
+		return nil
+	}
+	columns, err := c.columns(ctx, "SELECT * FROM "+string(scan))
+	if err != nil {
+		return fmt.Errorf("read the labels: %w", err)
+	}
+	picked, err := c.columns(ctx, "SELECT * FROM picked")
+	if err != nil {
+		return err
+	}
+	for _, column := range columns {
+		i := slices.IndexFunc(picked, func(p sql.Column) bool { return p.Name == column.Name })
+		if i < 0 {
+			c.report.add(DatasetFinding{Column: column.Name, Text: "the training set lacks a column of the labels"})
+			continue
+		}
+		rows, err := c.db.Query(ctx, sql.Render("SELECT p.loam_row, TRY_CAST(l.{c} AS {type})::VARCHAR, p.{c}::VARCHAR "+
+			"FROM picked p LEFT JOIN (SELECT *, row_number() OVER () - 1 AS loam_row FROM {scan}) l USING (loam_row) "+
+			"WHERE TRY_CAST(l.{c} AS {type}) IS DISTINCT FROM p.{c} ORDER BY p.loam_row",
+			sql.Args{"c": sql.Ident(column.Name), "type": sql.Fragment(picked[i].Type), "scan": scan}))
+		if err != nil {
+			return fmt.Errorf("compare the labels: %w", err)
+		}
+		for rows.Next() {
+			var row int64
+			var want, got *string
+			if err := rows.Scan(&row, &want, &got); err != nil {
+				rows.Close()
+				return fmt.Errorf("compare the labels: %w", err)
+			}
+			c.report.add(DatasetFinding{Row: &row, Column: column.Name, Text: "it is not what the labels say", Want: orNull(want), Got: orNull(got)})
+		}
+		if err := rows.Err(); err != nil {
+			return fmt.Errorf("compare the labels: %w", err)
+		}
+		rows.Close()
+	}
+	return nil
+}
+
+func orNull(text *string) string {
+	if text == nil {
+		return "null"
+	}
+	return *text
+}
+
+// columns are those of a query.
+func (c *datasetCheck) columns(ctx context.Context, query string) ([]sql.Column, error) {
+	rows, err := c.db.Query(ctx, "SELECT column_name, column_type FROM (DESCRIBE "+query+")")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []sql.Column
+	for rows.Next() {
+		var column sql.Column
+		if err := rows.Scan(&column.Name, &column.Type); err != nil {
+			return nil, err
+		}
+		all = append(all, column)
+	}
+	return all, rows.Err()
+}
+
+// labels reads the picked rows: keys by the types of the stream, times, and the values to be checked.
+func (v *viewCheck) labels(ctx context.Context) ([]*label, error) {
+	columns, err := v.columns(ctx, "SELECT * FROM picked")
+	if err != nil {
+		return nil, err
+	}
+	need := slices.Concat(v.joinKeys, []string{v.card.Request.TimeColumn})
+	for _, f := range v.features {
+		need = append(need, f.column)
+	}
+	for _, name := range need {
+		if !slices.ContainsFunc(columns, func(c sql.Column) bool { return c.Name == name }) {
+			return nil, fmt.Errorf("it has no column %s", name)
+		}
+	}
+	at := sql.Ident(v.card.Request.TimeColumn)
+	if i := slices.IndexFunc(columns, func(c sql.Column) bool { return c.Name == v.card.Request.TimeColumn }); columns[i].Type == "VARCHAR" {
+		at = "TRY_CAST(" + at + " AS TIMESTAMPTZ)"
+	}
+	items := []sql.Fragment{"loam_row", at}
+	for _, k := range v.joinKeys {
+		column, _ := v.stream.Column(k)
+		items = append(items, sql.Ident(k)+"::"+sql.Fragment(column.Type.SQL()))
+	}
+	for _, f := range v.features {
+		items = append(items, sql.Ident(f.column)+"::"+sql.Fragment(f.typ.SQL()))
+	}
+	var all []*label
+	err = v.db.Arrow(ctx, "SELECT "+string(sql.Join(", ", items))+" FROM picked ORDER BY loam_row", func(r array.RecordReader) error {
+		for r.Next() {
+			batch := r.RecordBatch()
+			for i := range int(batch.NumRows()) {
+				l := &label{row: batch.Column(0).(*array.Int64).Value(i)}
+				if l.at, err = timeOf(batch.Column(1), i); err != nil {
+					return err
+				}
+				parts := make([]any, len(v.joinKeys))
+				for n := range parts {
+					parts[n] = arrowValue(batch.Column(2+n), i)
+				}
+				l.key = keyOf(parts)
+				for n := range v.features {
+					l.got = append(l.got, arrowValue(batch.Column(2+len(parts)+n), i))
+				}
+				all = append(all, l)
+			}
+		}
+		return nil
+	})
+	return all, err
+}
+
+// timeOf is a label's time: without a zone it is UTC, and finer digits than microseconds are cut off.
+func timeOf(column arrow.Array, i int) (*int64, error) {
+	if column.IsNull(i) {
+		return nil, nil
+	}
+	var us int64
+	switch c := column.(type) {
+	case *array.Timestamp:
+		us = int64(c.Value(i))
+		switch c.DataType().(*arrow.TimestampType).Unit {
+		case arrow.Second:
+			us *= 1e6
+		case arrow.Millisecond:
+			us *= 1e3
+		case arrow.Nanosecond:
+			us = floorDiv(us, 1e3)
+		}
+	case *array.Date32:
+		us = int64(c.Value(i)) * 86400e6
+	default:
+		return nil, fmt.Errorf("the time column is %s", column.DataType())
+	}
+	return &us, nil
+}
+
+// floorDiv divides and rounds down, also below zero.
+func floorDiv(a, b int64) int64 {
+	q := a / b
+	if a%b != 0 && (a < 0) != (b < 0) {
+		q--
+	}
+	return q
+}
+
+// keyOf is a key as one text, "" where a part of it is null.
+func keyOf(parts []any) string {
+	var b strings.Builder
+	for _, p := range parts {
+		if p == nil {
+			return ""
+		}
+		text := fmt.Sprint(p)
+		fmt.Fprintf(&b, "%d:%s,", len(text), text)
+	}
+	return b.String()
+}
