@@ -77,6 +77,8 @@ type trainingCard struct {
 		AsOf        string     `json:"as_of"`
 		KnownAt     *time.Time `json:"known_at"`
 		AtLabelTime string     `json:"at_label_time"`
+		// JoinKeys are the label columns of join keys that have other names.
+		JoinKeys map[string]string `json:"join_keys"`
 	} `json:"request"`
 	Labels struct {
 		Path   string `json:"path"`
@@ -151,7 +153,7 @@ func (c *datasetCheck) plan(ctx context.Context) error {
 			return fmt.Errorf("read the card: %w", err)
 		}
 		view := c.project.View(ref.View)
-		if view == nil || view.Windowed() && c.project.Stream(view.Stream).Kind != feature.EventStream || !slices.Contains(view.FeatureNames(), ref.Feature) {
+		if view == nil || !c.recomputable(view) {
 			c.report.Skipped = append(c.report.Skipped, ref.Column())
 			continue
 		}
@@ -174,8 +176,19 @@ func (c *datasetCheck) plan(ctx context.Context) error {
 	return nil
 }
 
+// recomputable reports whether the slow path knows what the features of a view are: states of a state stream, or windows of
+// events.
+func (c *datasetCheck) recomputable(v *feature.View) bool {
+	s := c.project.Stream(v.Stream)
+	return s != nil && c.project.Entity(v.Entity) != nil && v.Windowed() == (s.Kind == feature.EventStream)
+}
+
 // labelsFile holds the file of the labels against the card.
 func (c *datasetCheck) labelsFile() error {
+	if c.card.Labels.Path == "" || c.card.Labels.Path == "-" {
+		c.report.Notes = append(c.report.Notes, "the labels came from no file, so they weren't compared")
+		return nil
+	}
 	f, err := os.Open(c.card.Labels.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		c.report.Notes = append(c.report.Notes, fmt.Sprintf("the labels are gone from %s, so they weren't compared", c.card.Labels.Path))
@@ -258,6 +271,14 @@ func (c *datasetCheck) rows(ctx context.Context, rows []int64) error {
 	return nil
 }
 
+// labelColumn is the column of the labels that holds a join key.
+func (c *datasetCheck) labelColumn(joinKey string) string {
+	if name, ok := c.card.Request.JoinKeys[joinKey]; ok {
+		return name
+	}
+	return joinKey
+}
+
 // wanted is what a value should be, and how far from it a double may be.
 type wanted struct {
 	value any
@@ -271,7 +292,7 @@ func (v *viewCheck) compare(labels []*label, want [][]wanted) {
 			v.report.Cells++
 			if w := want[i][n]; !sameValue(w.value, l.got[n], w.near) {
 				row := l.row
-				v.report.add(DatasetFinding{Row: &row, Keys: v.joinKeys, Column: f.column, Want: showValue(w.value, f.typ), Got: showValue(l.got[n], f.typ)})
+				v.report.add(DatasetFinding{Row: &row, Keys: v.keyColumns(), Column: f.column, Want: showValue(w.value, f.typ), Got: showValue(l.got[n], f.typ)})
 			}
 		}
 	}

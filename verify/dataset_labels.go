@@ -30,6 +30,15 @@ type featureCheck struct {
 	typ          feature.Type
 }
 
+// keyColumns are the columns of the labels that hold the entity's key.
+func (v *viewCheck) keyColumns() []string {
+	names := make([]string, len(v.joinKeys))
+	for i, k := range v.joinKeys {
+		names[i] = v.labelColumn(k)
+	}
+	return names
+}
+
 // label is a row of the training set, as one view sees it.
 type label struct {
 	row int64
@@ -58,13 +67,21 @@ func (c *datasetCheck) passedThrough(ctx context.Context) error {
 	var scan sql.Fragment
 	path := sql.Args{"path": sql.Literal(c.card.Labels.Path)}
 	switch lower := strings.ToLower(c.card.Labels.Path); {
-	case len(c.report.Notes) > 0: // they are gone
+	case len(c.report.Notes) > 0: // they are gone, or others
 		return nil
 	case strings.HasSuffix(lower, ".parquet"):
 		scan = sql.Fragment(sql.Render("read_parquet({path})", path))
 	case strings.HasSuffix(lower, ".csv"), strings.HasSuffix(lower, ".csv.gz"):
 		scan = sql.Fragment(sql.Render("read_csv({path}, header = true, all_varchar = true)", path))
 	default:
+		return nil
+	}
+	var read int64
+	if err := c.db.QueryRow(ctx, "SELECT count(*) FROM "+string(scan), nil, &read); err != nil {
+		return fmt.Errorf("read the labels: %w", err)
+	}
+	if read != c.card.Rows { // their rows are numbered otherwise
+		c.report.Notes = append(c.report.Notes, fmt.Sprintf("there are %d labels, and the card says %d rows, so their columns weren't compared", read, c.card.Rows))
 		return nil
 	}
 	columns, err := c.columns(ctx, "SELECT * FROM "+string(scan))
@@ -136,7 +153,7 @@ func (v *viewCheck) labels(ctx context.Context) ([]*label, error) {
 	if err != nil {
 		return nil, err
 	}
-	need := slices.Concat(v.joinKeys, []string{v.card.Request.TimeColumn})
+	need := slices.Concat(v.keyColumns(), []string{v.card.Request.TimeColumn})
 	for _, f := range v.features {
 		need = append(need, f.column)
 	}
@@ -152,7 +169,7 @@ func (v *viewCheck) labels(ctx context.Context) ([]*label, error) {
 	items := []sql.Fragment{"loam_row", at}
 	for _, k := range v.joinKeys {
 		column, _ := v.stream.Column(k)
-		items = append(items, sql.Ident(k)+"::"+sql.Fragment(column.Type.SQL()))
+		items = append(items, sql.Ident(v.labelColumn(k))+"::"+sql.Fragment(column.Type.SQL()))
 	}
 	for _, f := range v.features {
 		items = append(items, sql.Ident(f.column)+"::"+sql.Fragment(f.typ.SQL()))

@@ -370,6 +370,23 @@ func TestDatasetFindings(t *testing.T) {
 	if report := w.verify(DatasetOptions{Rows: 10}); report.OK() || !strings.Contains(report.First[0].Text, "have changed") {
 		t.Errorf("labels have changed, found %s", shown(report))
 	}
+	w.put("labels.csv", string(labels)+"a,1,,200\n")
+	if report := w.verify(DatasetOptions{Rows: 10}); report.Total != 1 || len(report.Notes) != 1 || !strings.Contains(report.Notes[0], "there are 201 labels") {
+		t.Errorf("there is one more label, found %+v", report)
+	}
+	// A label column that holds a join key by another name.
+	w.put("labels.csv", string(labels))
+	w.alter("SELECT * RENAME (id AS who) FROM {rows}")
+	card, err := os.ReadFile(filepath.Join(w.dir, "out.card.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.put("out.card.json", strings.Replace(string(card), `"time_column"`, `"join_keys": {"id": "who"}, "time_column"`, 1))
+	if report := w.verify(DatasetOptions{All: true}); report.Total != 1 || report.First[0].Text != "the training set lacks a column of the labels" || report.Checked != 200 {
+		t.Errorf("a renamed column, found %s", shown(report))
+	}
+	w.put("out.card.json", string(card))
+	w.put("out.parquet", string(good))
 	if err := os.Remove(filepath.Join(w.dir, "labels.csv")); err != nil {
 		t.Fatal(err)
 	}
