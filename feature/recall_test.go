@@ -17,6 +17,9 @@ views:
   - {name: v, entity: e, stream: s, ttl: 36h, features: [w, {name: less, type: int64, sql: "v / 2 -- half, \"so\""}]}
   - {name: p, entity: contact, stream: contact, features: [mkt_status]}
   - {name: a, entity: contact, stream: engagement, aggregates: [{name: n, fn: count, where: "type = 'email'", windows: [1d, 7d]}, {name: l, fn: last, column: type, windows: [12h]}]}
+  - {name: od, on_demand: {inputs: ["v:w", "p:mkt_status"], request: [{name: cart, type: double}]}, features: [{name: big, type: bool, sql: "v > 1"}]}
+  - {name: alone, on_demand: {request: [{name: cart, type: double}]}, features: [{name: big, type: bool, sql: "v > 1"}]}
+  - {name: h, entity: contact, stream: contact, aggregates: [{name: moves, fn: changes, column: mkt_status, windows: [30d]}, {name: quiet, fn: days_since_change}]}
 services: [{name: all, features: ["v", "a"]}]
 `
 	dir := write(t, map[string]string{"loam.yaml": "project: crm", "streams/s.yaml": stream, "features/f.yaml": views})
@@ -32,14 +35,17 @@ services: [{name: all, features: ["v", "a"]}]
 	}
 	var kept []Definition
 	for _, v := range p.Views {
-		kept = append(kept, p.ViewDefinition(v), p.Stream(v.Stream).Definition())
+		kept = append(kept, p.ViewDefinition(v))
+		if v.OnDemand == nil {
+			kept = append(kept, p.Stream(v.Stream).Definition())
+		}
 	}
 	today := &Project{Name: "crm", Dir: dir}
 	back, err := Recall(today, kept, check)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(back.Views) != 3 || len(back.Streams) != 3 || len(back.Entities) != 2 || back.Dir != dir || today.Views != nil {
+	if len(back.Views) != 6 || len(back.Streams) != 3 || len(back.Entities) != 2 || back.Dir != dir || today.Views != nil {
 		t.Fatalf("recalled %+v", back)
 	}
 	for _, v := range p.Views {
@@ -51,6 +57,9 @@ services: [{name: all, features: ["v", "a"]}]
 			if got.Features[i].Column != f.Column {
 				t.Errorf("feature %s reads %q, want %q", f.Name, got.Features[i].Column, f.Column)
 			}
+		}
+		if v.OnDemand != nil {
+			continue
 		}
 		s := p.Stream(v.Stream)
 		for _, c := range s.Columns {
