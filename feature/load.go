@@ -77,12 +77,15 @@ type loader struct {
 	declared map[string]Place // streams declared by the user
 	requests []request
 	services []service
+	expr     CheckExpr // of the engine, once references are resolved
 }
 
 // request and service are what was written, before its features are resolved.
 type request struct {
 	*DatasetRequest
 	features []string
+	reader   *reader
+	keys     map[string]*yaml.Node // that the file has
 }
 
 type service struct {

@@ -2,9 +2,6 @@ package pit
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/loamdata/loam/feature"
@@ -28,56 +25,6 @@ func (b *build) assemble(ctx context.Context) error {
 	}
 	return b.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP TABLE dataset AS SELECT {columns}, l.{row} FROM {joins}",
 		sql.Args{"columns": sql.Join(", ", columns), "joins": joins, "row": sql.Ident(labelRow)}))
-}
-
-// output is where a training set is written, part after part in the order of the labels.
-type output struct {
-	path  string   // the file that is asked for
-	parts []string // Parquet files written so far, beside it
-}
-
-// add writes the table dataset as the next part.
-func (o *output) add(ctx context.Context, db *sql.DB) error {
-	if err := os.MkdirAll(filepath.Dir(o.path), 0o755); err != nil {
-		return fmt.Errorf("make the folder of the training set: %w", err)
-	}
-	o.parts = append(o.parts, fmt.Sprintf("%s.part-%05d", o.path, len(o.parts)))
-	part := o.parts[len(o.parts)-1]
-	err := db.Exec(ctx, sql.Render("COPY (SELECT * EXCLUDE ({row}) FROM dataset ORDER BY {row}) TO {out} (FORMAT parquet, COMPRESSION zstd)",
-		sql.Args{"row": sql.Ident(labelRow), "out": sql.Literal(part)}))
-	if err != nil {
-		return fmt.Errorf("write %s: %w", part, err)
-	}
-	return nil
-}
-
-// deliver makes what is asked for of the parts.
-func (o *output) deliver(ctx context.Context, db *sql.DB) error {
-	defer o.discard()
-	if len(o.parts) > 1 {
-		parts := make([]sql.Fragment, len(o.parts))
-		for i, p := range o.parts {
-			parts[i] = sql.Literal(p)
-		}
-		whole := o.path + ".part"
-		o.parts = append(o.parts, whole)
-		err := db.Exec(ctx, sql.Render("COPY (FROM read_parquet([{parts}])) TO {out} (FORMAT parquet, COMPRESSION zstd)",
-			sql.Args{"parts": sql.Join(", ", parts), "out": sql.Literal(whole)}))
-		if err != nil {
-			return fmt.Errorf("write %s: %w", whole, err)
-		}
-	}
-	if err := os.Rename(o.parts[len(o.parts)-1], o.path); err != nil {
-		return fmt.Errorf("write %s: %w", o.path, err)
-	}
-	return nil
-}
-
-// discard removes the parts that are left.
-func (o *output) discard() {
-	for _, p := range o.parts {
-		_ = os.Remove(p) // it may not be there
-	}
 }
 
 // job is the part of the build that a view has.
