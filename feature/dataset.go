@@ -46,7 +46,13 @@ type DatasetRequest struct {
 	RequireComplete bool
 	// Out is the path of the training set, a file of the format that its ending names, a folder where PartitionBy is given, or
 	// [Standard] for an Arrow IPC stream; relative ones start at the project folder.
-	Out         string
+	Out string
+	// Outcomes are label columns that are made of what came true after a label's time. A label for which one can't be known yet is
+	// left out.
+	Outcomes    []OutcomeLabel
+	Sample      Sample
+	Split       Split
+	Seed        int64    // of the hashes that sample and split go by
 	PartitionBy []string // columns of the training set whose values are folders
 	Card        string   // path of the card; "" means beside the training set, and in the lake alone where that is a stream
 
@@ -103,7 +109,7 @@ func (d *DatasetRequest) Check(p *Project, expr CheckExpr) error {
 
 // check finds what is wrong with a request in a project, apart from its features; each problem names the key. It is the
 // same for requests of files, of flags and of Go.
-func (d *DatasetRequest) check(p *Project, _ CheckExpr) Problems {
+func (d *DatasetRequest) check(p *Project, expr CheckExpr) Problems {
 	var problems Problems
 	add := func(field, what, remedy string) { problems.add(d.At, field, what, remedy) }
 	given := 0
@@ -117,6 +123,7 @@ func (d *DatasetRequest) check(p *Project, _ CheckExpr) Problems {
 	}
 	d.checkJoinKeys(p, add)
 	d.checkOut(add)
+	d.checkOutcomes(p, expr, &problems)
 	return problems
 }
 

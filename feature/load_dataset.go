@@ -19,6 +19,7 @@ func (l *loader) loadDataset(r *reader, root *yaml.Node) {
 		"as_of": enum(r, &d.AsOf, ServedClock, EventClock), "known_at": r.str(&knownAt),
 		"at_label_time":    enum(r, &atLabelTime, "include", "exclude"),
 		"require_complete": r.boolean(&d.RequireComplete), "out": r.str(&d.Out), "partition_by": r.strs(&d.PartitionBy), "card": r.str(&d.Card),
+		"outcomes": r.outcomes(&d.Outcomes), "sample": parsed(r, &d.Sample, ParseSample), "split": parsed(r, &d.Split, ParseSplit), "seed": parsed(r, &d.Seed, parseSeed),
 	})
 	if seen == nil {
 		return
@@ -73,7 +74,7 @@ func (l *loader) checkRequest(d request) {
 	for _, problem := range d.check(l.project, l.expr) {
 		key, _, _ := strings.Cut(problem.Field, ".")
 		key, _, _ = strings.Cut(key, "[")
-		if n := d.keys[key]; n != nil {
+		if n := d.keys[key]; n != nil && (problem.Place == d.At || problem.Place == Place{}) {
 			problem.Place = d.reader.place(n)
 		}
 		noted := slices.ContainsFunc(*l.problems, func(p Problem) bool { return p.Place.File == d.At.File && p.Field == problem.Field })

@@ -36,13 +36,14 @@ var ErrIncomplete = errors.New("labels are later than the watermark")
 
 // build is a training set in the making.
 type build struct {
-	project *feature.Project
-	lake    *lake.Lake
-	request feature.DatasetRequest
-	options Options
-	db      *sql.DB
-	labels  *labels
-	jobs    []*viewJob
+	project  *feature.Project
+	lake     *lake.Lake
+	request  feature.DatasetRequest
+	options  Options
+	db       *sql.DB
+	labels   *labels
+	jobs     []*viewJob
+	outcomes []*outcomeJob
 	sources
 	card *Card
 	described
@@ -209,6 +210,9 @@ func (b *build) plan(ctx context.Context) error {
 			b.card.Definitions = append(b.card.Definitions, b.project.ViewDefinition(view), j.stream.Definition())
 		}
 		b.jobs[i].features = append(b.jobs[i].features, f.Feature)
+	}
+	if err := b.planOutcomes(ctx); err != nil {
+		return err
 	}
 	return b.planLabels(ctx)
 }

@@ -53,6 +53,10 @@ type CardRequest struct {
 	RequireComplete bool       `json:"require_complete"`
 	// JoinKeys are the label columns of join keys that have other names.
 	JoinKeys    map[string]string `json:"join_keys,omitempty"`
+	Outcomes    []string          `json:"outcomes,omitempty"` // name=stream:within:when
+	Sample      string            `json:"sample,omitempty"`
+	Split       string            `json:"split,omitempty"`
+	Seed        int64             `json:"seed,omitempty"`
 	PartitionBy []string          `json:"partition_by,omitempty"`
 }
 
@@ -65,11 +69,29 @@ type CardLabels struct {
 	Table  string `json:"table,omitempty"`
 	SQL    string `json:"sql,omitempty"`
 	SHA256 string `json:"sha256"`
-	Rows   int64  `json:"rows"`
+	Rows   int64  `json:"rows"` // of the training set
+	// Read are the labels that were there; LeftOut of them have outcomes that can't be known yet, and Unsampled are those that the
+	// sample leaves.
+	Read      int64         `json:"read"`
+	LeftOut   int64         `json:"left_out"`
+	Unsampled int64         `json:"unsampled"`
+	Outcomes  []CardOutcome `json:"outcomes,omitempty"`
 	// AfterWatermark is the share of labels that are later than the watermark: what they see may still change.
 	AfterWatermark float64 `json:"after_watermark"`
 	// ClocksDiffer is the share of labels for which the two clocks could give different features.
 	ClocksDiffer float64 `json:"clocks_differ"`
+}
+
+// CardOutcome is a label column that was made of what came true after the labels' times: it looks into the future on
+// purpose, and the audit is not of it.
+type CardOutcome struct {
+	Column        string     `json:"column"`
+	Stream        string     `json:"stream"`
+	When          string     `json:"when"`
+	Within        string     `json:"within"`
+	CompleteUntil *time.Time `json:"complete_until"` // a label whose horizon ends later is left out; null where the stream is empty
+	LeftOut       int64      `json:"left_out"`
+	True          int64      `json:"true"` // labels for which it came true
 }
 
 // String names the file, the table or the query that gave the labels.
@@ -120,7 +142,16 @@ func (b *build) cardPath() string {
 // cardRequest puts what was asked for beyond features and clock into the card.
 func (b *build) cardRequest() {
 	r := &b.card.Request
-	r.JoinKeys, r.PartitionBy = b.request.JoinKeys, b.request.PartitionBy
+	r.JoinKeys, r.PartitionBy, r.Seed = b.request.JoinKeys, b.request.PartitionBy, b.request.Seed
+	for _, o := range b.request.Outcomes {
+		r.Outcomes = append(r.Outcomes, o.String())
+	}
+	if b.request.Sample.Given() {
+		r.Sample = b.request.Sample.String()
+	}
+	if b.request.Split.Given() {
+		r.Split = b.request.Split.String()
+	}
 }
 
 // ReadCard reads a card.

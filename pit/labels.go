@@ -75,23 +75,29 @@ func (b *build) loadLabels(ctx context.Context) error {
 	}
 	b.labels = l
 	b.card.Labels = CardLabels{
-		Kind: from.kind, Path: b.request.Labels, Table: b.request.LabelsTable, SQL: b.request.LabelsSQL, SHA256: l.sha256, Rows: l.rows,
+		Kind: from.kind, Path: b.request.Labels, Table: b.request.LabelsTable, SQL: b.request.LabelsSQL, SHA256: l.sha256, Read: l.rows, Rows: l.rows,
 	}
 	if b.labelTable != nil {
 		b.card.Labels.Table = b.labelTable.Name()
 	}
-	return nil
+	return b.settle(ctx, from.what)
 }
 
 // textKeys are the label columns of join keys that are text in a stream.
 func (b *build) textKeys() []string {
 	var columns []string
-	for _, j := range b.jobs {
-		for _, k := range j.entity.JoinKeys {
-			if c, ok := j.stream.Column(k); ok && c.Type.Kind == feature.String {
+	add := func(s *feature.Stream, keys []string) {
+		for _, k := range keys {
+			if c, ok := s.Column(k); ok && c.Type.Kind == feature.String {
 				columns = append(columns, b.labelColumn(k))
 			}
 		}
+	}
+	for _, j := range b.jobs {
+		add(j.stream, j.entity.JoinKeys)
+	}
+	for _, o := range b.outcomes {
+		add(o.stream, o.stream.Keys())
 	}
 	return columns
 }

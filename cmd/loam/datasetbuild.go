@@ -30,11 +30,15 @@ By default a label sees what had been ingested by its time, as a model would hav
 Labels come from a file (.parquet, .csv, .csv.gz, .arrow), from an Arrow IPC stream on standard input (--labels -), from an
 Iceberg table of the catalog, or from a SELECT over <stream>_log, <stream>_history and <stream>_current.
 
+--outcome "won_30d=opportunity:30d:stage = 'won'" adds a label column: whether the condition came true of the label's entity
+in the 30 days after its time. Labels whose 30 days aren't over by the stream's watermark are left out, and counted.
+
 The ending of --out says how the training set is written: .parquet, .csv, .csv.gz or .arrow; with --partition-by it is a
 folder of Parquet files. With --out - an Arrow IPC stream goes to standard output and the summary to standard error.`,
 		Example: "  loam dataset build datasets/churn.yaml\n" +
 			"  loam dataset build --labels labels.csv --features 'profile:mkt_status,activity:*' --out few.parquet\n" +
 			"  loam dataset build churn --as-of event --out churn_event.parquet\n" +
+			"  loam dataset build --labels labels.csv --outcome \"left_7d=contact:7d:mkt_status <> 'customer'\" --split key:0.8 --service churn_v1 --out left.parquet\n" +
 			"  loam dataset build --labels-sql 'SELECT contact_id, valid_from AS event_timestamp FROM contact_history' --service churn_v1 --out - > all.arrows",
 		Args: arguments(0, 1, ""),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -59,6 +63,10 @@ folder of Parquet files. With --out - an Arrow IPC stream goes to standard outpu
 	flags.BoolVar(&f.exclude, "exclude-label-time", false, "leave out what happened at the very time of a label")
 	flags.BoolVar(&f.complete, "require-complete", false, "fail if a label is later than the watermark")
 	flags.StringVar(&f.out, "out", "", "`file` to write, a folder with --partition-by, or - for an Arrow stream")
+	flags.StringArrayVar(&f.outcomes, "outcome", nil, "`name=stream:within:condition`: a label column; repeatable")
+	flags.StringVar(&f.sample, "sample", "", "how many labels, or below 1 which `share` of them")
+	flags.StringVar(&f.split, "split", "", "a column split: `time:T1[,T2]` or key[=COLUMN]:SHARE[,SHARE]")
+	flags.Int64Var(&f.seed, "seed", 0, "`seed` of the hashes of sample and split")
 	flags.StringSliceVar(&f.partitionBy, "partition-by", nil, "`columns` whose values are folders")
 	flags.StringVar(&f.card, "card", "", "`file` for the card, in place of <name>.card.json beside the training set")
 	return c
@@ -69,6 +77,9 @@ type datasetFlags struct {
 	labels, labelsTable, labelsSQL                string
 	service, timeColumn, asOf, knownAt, out, card string
 	features, joinKeys, partitionBy               []string
+	outcomes                                      []string
+	sample, split                                 string
+	seed                                          int64
 	exclude, complete                             bool
 }
 
@@ -118,6 +129,9 @@ func (f datasetFlags) over(p *feature.Project, r *feature.DatasetRequest, given 
 		return err
 	}
 	if err := f.overTime(r, given); err != nil {
+		return err
+	}
+	if err := f.overRows(r, given); err != nil {
 		return err
 	}
 	switch {
@@ -225,6 +239,35 @@ func (f datasetFlags) overTime(r *feature.DatasetRequest, given func(string) boo
 	}
 	if given("require-complete") {
 		r.RequireComplete = f.complete
+	}
+	return nil
+}
+
+// overRows applies the flags that make label columns, and choose and split the labels.
+func (f datasetFlags) overRows(r *feature.DatasetRequest, given func(string) bool) error {
+	var err error
+	if given("outcome") {
+		r.Outcomes = nil
+		for _, text := range f.outcomes {
+			o, err := feature.ParseOutcome(text)
+			if err != nil {
+				return misused("--outcome: %v", err)
+			}
+			r.Outcomes = append(r.Outcomes, o)
+		}
+	}
+	if given("sample") {
+		if r.Sample, err = feature.ParseSample(f.sample); err != nil {
+			return misused("--sample: %v", err)
+		}
+	}
+	if given("split") {
+		if r.Split, err = feature.ParseSplit(f.split); err != nil {
+			return misused("--split: %v", err)
+		}
+	}
+	if given("seed") {
+		r.Seed = f.seed
 	}
 	return nil
 }
