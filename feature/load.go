@@ -151,6 +151,7 @@ func (l *loader) loadProject(text []byte) {
 				r.hostPort(n, field+".seeds", seed)
 			}
 		},
+		"memory":   parsed(r, &p.MemoryBytes, ParseMemory),
 		"registry": func(n *yaml.Node, field string) { r.registry(n, field, &p.Registry) },
 		"online": func(n *yaml.Node, field string) {
 			r.given(n, field, "tls", "user", "password")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,7 +23,7 @@ type Options struct {
 	Now         func() time.Time // the clock
 	Version     string           // loam's, for the card
 	MemoryBytes int64            // of DuckDB; 0 leaves its default
-	TempDir     string           // where it spills to
+	TempDir     string           // where it spills to, in a folder of the build's own; "" is the system's
 	In          io.Reader        // what labels from standard input are read from
 	Stream      io.Writer        // what a training set to standard output is written to
 	// Step, if not nil, is told what is being done, for progress.
@@ -45,11 +46,13 @@ type build struct {
 	jobs     []*viewJob
 	outcomes []*outcomeJob
 	sources
+	temp string // a folder of the build's own
 	card *Card
 	described
 }
 
-// Build makes the training set that the request asks for: a Parquet file and its card. Neither is there if it fails.
+// Build makes the training set that the request asks for and its card. Neither is there if it fails. What is wrong with the
+// request itself is one error that names its keys.
 func Build(ctx context.Context, l *lake.Lake, p *feature.Project, request feature.DatasetRequest, o Options) (*Card, error) {
 	if o.Step == nil {
 		o.Step = func(string, int, int) {}
@@ -75,8 +78,12 @@ func Build(ctx context.Context, l *lake.Lake, p *feature.Project, request featur
 		b.card.Request.Features = append(b.card.Request.Features, f.String())
 	}
 	b.cardRequest()
+	if err := b.ownTemp(start); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(b.temp)
 	var err error
-	if b.db, err = sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir}); err != nil {
+	if b.db, err = sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: filepath.Join(b.temp, "spill")}); err != nil {
 		return nil, err
 	}
 	defer b.db.Close()
@@ -89,6 +96,9 @@ func Build(ctx context.Context, l *lake.Lake, p *feature.Project, request featur
 	}
 	defer out.discard()
 	if err := b.run(ctx, out); err != nil {
+		if strings.Contains(err.Error(), "Out of Memory Error") {
+			err = fmt.Errorf("%w\nDuckDB was given too little memory: set more by `memory` in %s, or --memory", err, feature.ProjectFile)
+		}
 		return nil, err
 	}
 	b.card.WallMS = o.Now().Sub(start).Milliseconds()

@@ -37,11 +37,7 @@ func (b *build) newOutput() (*output, error) {
 		if b.options.Stream == nil {
 			return nil, errors.New("there is no standard output to write a training set to: name a file")
 		}
-		dir := b.options.TempDir
-		if dir == "" {
-			dir = os.TempDir()
-		}
-		o.scratch = filepath.Join(dir, b.card.Tag)
+		o.scratch = filepath.Join(b.temp, "stream")
 		return o, nil
 	}
 	info, err := os.Stat(o.path)
@@ -57,6 +53,34 @@ func (b *build) newOutput() (*output, error) {
 		return o, b.replaceable(o.path)
 	}
 	return o, nil
+}
+
+// tempKept is how long the folder of a build that was killed stays: longer than any build goes on without writing to it.
+const tempKept = 48 * time.Hour
+
+// ownTemp makes a folder for what the build spills: two DuckDBs in one folder would write each other's files. Those of builds
+// that were killed long ago are removed.
+func (b *build) ownTemp(now time.Time) error {
+	dir := b.options.TempDir
+	if dir == "" {
+		dir = os.TempDir()
+	}
+	b.temp = filepath.Join(dir, b.card.Tag)
+	for _, sub := range []string{"spill", "query"} {
+		if err := os.MkdirAll(filepath.Join(b.temp, sub), 0o755); err != nil {
+			return fmt.Errorf("make a folder for what is spilled: %w", err)
+		}
+	}
+	old, err := filepath.Glob(filepath.Join(dir, "dataset-*"))
+	if err != nil {
+		return fmt.Errorf("look for folders of builds that were killed: %w", err)
+	}
+	for _, o := range old {
+		if info, err := os.Stat(filepath.Join(o, "spill")); err == nil && now.Sub(info.ModTime()) > tempKept {
+			_ = os.RemoveAll(o) // another build may be at it
+		}
+	}
+	return nil
 }
 
 // replaceable refuses to replace a folder that is no training set: it may hold anything.

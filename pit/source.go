@@ -288,9 +288,16 @@ func (b *build) tableSource(ctx context.Context) (source, error) {
 
 // querySource runs the query that gives the labels, in a database of its own that can read the data files of the tables that
 // it names, and nothing else.
-func (b *build) querySource(ctx context.Context) (source, error) {
+func (b *build) querySource(ctx context.Context) (_ source, failed error) {
 	s := source{what: "by sql", kind: sqlLabels, scan: sourceTable}
-	db, err := sql.Open(ctx, sql.Options{Files: true, MemoryBytes: b.options.MemoryBytes, TempDir: b.options.TempDir})
+	// The two share the memory meanwhile.
+	if whole := b.options.MemoryBytes; whole > 0 {
+		if err := b.limit(ctx, whole/2); err != nil {
+			return s, err
+		}
+		defer func() { failed = errors.Join(failed, b.limit(ctx, whole)) }()
+	}
+	db, err := sql.Open(ctx, sql.Options{Files: true, MemoryBytes: b.options.MemoryBytes / 2, TempDir: filepath.Join(b.temp, "query")})
 	if err != nil {
 		return s, err
 	}
@@ -316,6 +323,11 @@ func (b *build) querySource(ctx context.Context) (source, error) {
 		return s, b.labelError("sql", err)
 	}
 	return s, nil
+}
+
+// limit bounds the memory of the build's DuckDB.
+func (b *build) limit(ctx context.Context, bytes int64) error {
+	return b.db.Exec(ctx, fmt.Sprintf("SET memory_limit = '%dB'", bytes))
 }
 
 // queryView makes the view that a query knows a table by, if it is the reading's, and gives the files that it reads.

@@ -461,3 +461,33 @@ func sameBatches(t *testing.T, what string, batches []arrow.RecordBatch, want []
 		t.Errorf("%s: %d rows, want %d; beginning %v, want %v", what, len(got), len(want), got[:2], want[:2])
 	}
 }
+
+// A build keeps to its memory, and spills; with too little it says what to do.
+func TestMemory(t *testing.T) {
+	w := newWorld(t, viewOf(map[string]string{"k": "string"}, []string{"k"}, map[string]string{"v": "int64"}, "0", ""))
+	w.take("s", "file:history", 1, []string{`{"k":"a","at":"2026-01-01T00:00:00Z","v":1}`})
+	request := feature.DatasetRequest{LabelsSQL: "SELECT 'a' AS k, TIMESTAMPTZ '2026-01-02' AS event_timestamp, md5(i::VARCHAR) AS m FROM range(1500000) r(i) ORDER BY m"}
+	card, err := w.buildWith(request, Options{MemoryBytes: 160 << 20, TempDir: filepath.Join(w.dir, "tmp")})
+	if err != nil || card.Rows != 1500000 {
+		t.Fatalf("%v", err)
+	}
+	if got := w.rows("SELECT count(*) FILTER (m < before OR v__v <> 1) AS bad FROM (SELECT *, lag(m) OVER () AS before FROM '$DIR/out.parquet')"); got[0] != `{"bad":0}` {
+		t.Errorf("%v", got)
+	}
+	if left, _ := filepath.Glob(filepath.Join(w.dir, "tmp", "*")); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+	killed := filepath.Join(w.dir, "tmp", "dataset-killed", "spill")
+	if err := os.MkdirAll(killed, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(killed, time.Now().Add(-72*time.Hour), time.Now().Add(-72*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.buildWith(request, Options{MemoryBytes: 16 << 20, TempDir: filepath.Join(w.dir, "tmp")}); err == nil || !strings.Contains(err.Error(), "set more by `memory` in loam.yaml, or --memory") {
+		t.Errorf("too little: %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(w.dir, "tmp", "*")); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+}

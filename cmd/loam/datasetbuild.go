@@ -68,6 +68,7 @@ folder of Parquet files. With --out - an Arrow IPC stream goes to standard outpu
 	flags.StringVar(&f.split, "split", "", "a column split: `time:T1[,T2]` or key[=COLUMN]:SHARE[,SHARE]")
 	flags.Int64Var(&f.seed, "seed", 0, "`seed` of the hashes of sample and split")
 	flags.StringSliceVar(&f.partitionBy, "partition-by", nil, "`columns` whose values are folders")
+	flags.StringVar(&f.memory, "memory", "", "bound of DuckDB's memory, such as `2GiB`")
 	flags.StringVar(&f.card, "card", "", "`file` for the card, in place of <name>.card.json beside the training set")
 	return c
 }
@@ -79,6 +80,7 @@ type datasetFlags struct {
 	features, joinKeys, partitionBy               []string
 	outcomes                                      []string
 	sample, split                                 string
+	memory                                        string
 	seed                                          int64
 	exclude, complete                             bool
 }
@@ -101,6 +103,12 @@ func (a *app) buildDataset(ctx context.Context, args []string, f datasetFlags, g
 	if err := f.over(p, request, given); err != nil {
 		return err
 	}
+	memory := p.MemoryBytes
+	if given("memory") {
+		if memory, err = feature.ParseMemory(f.memory); err != nil {
+			return misused("--memory: %v", err)
+		}
+	}
 	summary := *a // what is said of the training set
 	if request.Out == feature.Standard {
 		if file, ok := a.out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
@@ -110,7 +118,7 @@ func (a *app) buildDataset(ctx context.Context, args []string, f datasetFlags, g
 	}
 	bar := a.progress("dataset")
 	card, err := pit.Build(ctx, l, p, *request, pit.Options{
-		Now: a.now, Version: version, TempDir: tempDir(p), In: os.Stdin, Stream: a.out,
+		Now: a.now, Version: version, MemoryBytes: memory, TempDir: tempDir(p), In: os.Stdin, Stream: a.out,
 		Step: func(what string, done, of int) { bar.at(int64(done), int64(of), what) },
 	})
 	bar.end()
