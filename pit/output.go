@@ -246,6 +246,7 @@ func (o *output) deliver() error {
 		}
 	}
 	if err := os.Rename(o.whole, o.path); err != nil {
+		_ = os.Rename(old, o.path) // it may not be there
 		return fmt.Errorf("write %s: %w", o.path, err)
 	}
 	if o.format == feature.PartitionOut {

@@ -100,6 +100,11 @@ func (b *build) planLabels(ctx context.Context) error {
 		if err != nil {
 			return b.labelError("table", err)
 		}
+		for _, read := range b.tables() { // a stream's own table is read at the snapshot that the features are
+			if read.Name() == t.Name() {
+				t = read
+			}
+		}
 		b.labelTable = t
 		if t.SnapshotID() != 0 {
 			b.card.Snapshots[t.Name()] = t.SnapshotID()

@@ -466,9 +466,9 @@ func sameBatches(t *testing.T, what string, batches []arrow.RecordBatch, want []
 func TestMemory(t *testing.T) {
 	w := newWorld(t, viewOf(map[string]string{"k": "string"}, []string{"k"}, map[string]string{"v": "int64"}, "0", ""))
 	w.take("s", "file:history", 1, []string{`{"k":"a","at":"2026-01-01T00:00:00Z","v":1}`})
-	request := feature.DatasetRequest{LabelsSQL: "SELECT 'a' AS k, TIMESTAMPTZ '2026-01-02' AS event_timestamp, md5(i::VARCHAR) AS m FROM range(1500000) r(i) ORDER BY m"}
-	card, err := w.buildWith(request, Options{MemoryBytes: 160 << 20, TempDir: filepath.Join(w.dir, "tmp")})
-	if err != nil || card.Rows != 1500000 {
+	request := feature.DatasetRequest{LabelsSQL: "SELECT 'a' AS k, TIMESTAMPTZ '2026-01-02' AS event_timestamp, md5(i::VARCHAR) AS m FROM range(800000) r(i) ORDER BY m"}
+	card, err := w.buildWith(request, Options{MemoryBytes: 112 << 20, TempDir: filepath.Join(w.dir, "tmp")})
+	if err != nil || card.Rows != 800000 {
 		t.Fatalf("%v", err)
 	}
 	if got := w.rows("SELECT count(*) FILTER (m < before OR v__v <> 1) AS bad FROM (SELECT *, lag(m) OVER () AS before FROM '$DIR/out.parquet')"); got[0] != `{"bad":0}` {

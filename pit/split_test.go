@@ -37,6 +37,7 @@ func TestSampleAndSplit(t *testing.T) {
 	w.take("s", "file:history", 1, []string{`{"k":"1","at":"2026-01-01T00:00:00Z","v":1}`})
 	const labels = `SELECT (i % 100)::VARCHAR AS k, TIMESTAMPTZ '2026-01-01' + (i // 100) * INTERVAL 1 day AS event_timestamp, i FROM range(2000) r(i)`
 	w.exec("COPY (" + labels + ") TO '$DIR/labels.csv' (HEADER)")
+	w.exec("COPY (" + labels + ") TO '$DIR/labels.parquet'")
 	w.exec("COPY (FROM (" + labels + ") ORDER BY i DESC) TO '$DIR/turned.parquet'")
 	w.exec("COPY (SELECT k, event_timestamp, i AS split FROM (" + labels + ")) TO '$DIR/taken.csv' (HEADER)")
 	w.put("empty.csv", "k,event_timestamp,i\n,2026-01-05,0\n1,,1\n1,2026-01-05,2\n")
@@ -66,17 +67,17 @@ func TestSampleAndSplit(t *testing.T) {
 	if slices.Reverse(turned); !slices.Equal(some, turned) {
 		t.Error("another order or format gives another sample")
 	}
-	if _, other := build("labels.csv", "0.1", "", 1); slices.Equal(some, other) {
+	if _, other := build("labels.parquet", "0.1", "", 1); slices.Equal(some, other) {
 		t.Error("another seed gives the same sample")
 	}
-	if _, more := build("labels.csv", "0.2", "", 0); !contains(more, some) {
+	if _, more := build("labels.parquet", "0.2", "", 0); !contains(more, some) {
 		t.Error("a greater sample lacks rows of a smaller")
 	}
-	_, ten := build("labels.csv", "10", "", 0)
+	_, ten := build("labels.parquet", "10", "", 0)
 	if _, twenty := build("turned.parquet", "20", "", 0); len(ten) != 10 || len(twenty) != 20 || !contains(twenty, ten) {
 		t.Errorf("%d and %d rows", len(ten), len(twenty))
 	}
-	if _, all := build("labels.csv", "5000", "", 0); len(all) != 2000 {
+	if _, all := build("labels.parquet", "5000", "", 0); len(all) != 2000 {
 		t.Errorf("%d rows of 2000", len(all))
 	}
 
@@ -89,12 +90,12 @@ func TestSampleAndSplit(t *testing.T) {
 		"time:2026-01-11T00:00:00.000001Z":          `{"p":"train 1100 100 01-11"},{"p":"test 900 100 12-20"}`,
 		"time:2026-01-11T02:00:00+02:00,2027-01-01": `{"p":"train 1000 100 01-10"},{"p":"validation 1000 100 11-20"}`,
 	} {
-		if card, _ := build("labels.csv", "", split, 0); parts() != want || card.Request.Split == "" {
+		if card, _ := build("labels.parquet", "", split, 0); parts() != want || card.Request.Split == "" {
 			t.Errorf("%s: %s, want %s", split, parts(), want)
 		}
 	}
 	for split, least := range map[string]int{"key:0.8": 70, "key=k:0.8,0.1": 70, "key:0.5,0.25": 38} {
-		build("labels.csv", "", split, 0)
+		build("labels.parquet", "", split, 0)
 		got := w.rows("SELECT count(DISTINCT split) AS n, count(DISTINCT split) FILTER (split = 'train') AS t, count(DISTINCT k) FILTER (split = 'train') AS keys FROM '$DIR/out.parquet'")
 		var n, trains, keys int
 		if _, err := fmt.Sscanf(got[0], `{"n":%d,"t":%d,"keys":%d}`, &n, &trains, &keys); err != nil || n != len(parseSplit(t, split).Parts()) || keys < least || keys > least+24 {
@@ -112,7 +113,7 @@ func TestSampleAndSplit(t *testing.T) {
 	if got := w.rows("SELECT i, split FROM '$DIR/out.parquet'"); strings.Join(got, "") != `{"i":0,"split":null}{"i":1,"split":"train"}{"i":2,"split":"train"}` {
 		t.Errorf("without a key: %v", got)
 	}
-	folder := feature.DatasetRequest{Labels: "labels.csv", Split: parseSplit(t, "time:2026-01-11"), PartitionBy: []string{"split"}, Out: "parts"}
+	folder := feature.DatasetRequest{Labels: "labels.parquet", Split: parseSplit(t, "time:2026-01-11"), PartitionBy: []string{"split"}, Out: "parts"}
 	if _, err := w.buildWith(folder, Options{}); err != nil {
 		t.Error(err)
 	} else if got := w.rows("SELECT split, count(*) AS n FROM read_parquet('$DIR/parts/*/*.parquet', hive_partitioning = true) GROUP BY ALL ORDER BY ALL"); strings.Join(got, "") != `{"split":"test","n":1000}{"split":"train","n":1000}` {
@@ -123,7 +124,7 @@ func TestSampleAndSplit(t *testing.T) {
 		err     string
 	}{
 		{feature.DatasetRequest{Labels: "taken.csv", Split: parseSplit(t, "key:0.5")}, "have a column split already"},
-		{feature.DatasetRequest{Labels: "labels.csv", Split: parseSplit(t, "key=account_id:0.5")}, "split: the labels have no column account_id to hash"},
+		{feature.DatasetRequest{Labels: "labels.parquet", Split: parseSplit(t, "key=account_id:0.5")}, "split: the labels have no column account_id to hash"},
 	} {
 		if _, err := w.buildWith(c.request, Options{}); err == nil || !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%v, want %q", err, c.err)
