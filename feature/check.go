@@ -10,6 +10,7 @@ import (
 // check resolves the references between files, and checks what takes more than one of them to see.
 func (l *loader) check(expr CheckExpr) {
 	p := l.project
+	l.expr = expr
 	for _, s := range p.Streams {
 		l.checkDeleteWhen(s, expr)
 		l.checkMapped(s, expr)
@@ -241,31 +242,6 @@ func fnTexts(fns []Fn) string {
 
 func (t Type) numeric() bool {
 	return !t.List && (t.Kind == Int64 || t.Kind == Double || t.Kind == Decimal)
-}
-
-func (l *loader) checkRequest(d request) {
-	p := l.project
-	if d.Service != "" {
-		s := p.Service(d.Service)
-		if s == nil {
-			var known []string
-			for _, s := range p.Services {
-				known = append(known, s.Name)
-			}
-			l.problems.add(d.At, "service", fmt.Sprintf("there is no feature service %q", d.Service), didYouMean(d.Service, known))
-			return
-		}
-		d.DatasetRequest.Features = s.Features
-		return
-	}
-	if d.features == nil {
-		return
-	}
-	refs, err := p.Resolve(d.features)
-	if err != nil {
-		l.problems.add(d.At, "features", err.Error(), "")
-	}
-	d.DatasetRequest.Features = refs
 }
 
 // checkEventTypes refuses an event type that two streams would take.

@@ -79,12 +79,15 @@ type loader struct {
 	requests []request
 	services []service
 	onDemand map[*View][]string // inputs of views on demand, as they were written
+	expr     CheckExpr          // of the engine, once references are resolved
 }
 
 // request and service are what was written, before its features are resolved.
 type request struct {
 	*DatasetRequest
 	features []string
+	reader   *reader
+	keys     map[string]*yaml.Node // that the file has
 }
 
 type service struct {
@@ -150,6 +153,7 @@ func (l *loader) loadProject(text []byte) {
 				r.hostPort(n, field+".seeds", seed)
 			}
 		},
+		"memory":   parsed(r, &p.MemoryBytes, ParseMemory),
 		"registry": func(n *yaml.Node, field string) { r.registry(n, field, &p.Registry) },
 		"online": func(n *yaml.Node, field string) {
 			r.given(n, field, "tls", "user", "password")

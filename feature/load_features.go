@@ -3,8 +3,6 @@ package feature
 import (
 	"fmt"
 	"slices"
-	"strings"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -217,47 +215,4 @@ func (l *loader) readService(r *reader, n *yaml.Node, field string) {
 		l.project.Services = append(l.project.Services, s)
 		l.services = append(l.services, service{s, features})
 	}
-}
-
-// loadDataset reads one file of datasets/: a request for a training set.
-func (l *loader) loadDataset(r *reader, root *yaml.Node) {
-	d := request{DatasetRequest: &DatasetRequest{At: r.place(root), TimeColumn: DefaultTimeColumn, AsOf: ServedClock}}
-	var knownAt, atLabelTime string
-	seen := r.mapping(root, "", fields{
-		"dataset": r.str(&d.Name), "labels": r.str(&d.Labels), "time_column": r.str(&d.TimeColumn), "service": r.str(&d.Service),
-		"features": r.strs(&d.features), "as_of": enum(r, &d.AsOf, ServedClock, EventClock), "known_at": r.str(&knownAt),
-		"at_label_time":    enum(r, &atLabelTime, "include", "exclude"),
-		"require_complete": r.boolean(&d.RequireComplete), "out": r.str(&d.Out),
-	})
-	if seen == nil {
-		return
-	}
-	for _, key := range []string{"dataset", "labels", "out"} {
-		if seen[key] == nil {
-			r.problem(root, key, "missing", map[string]string{
-				"dataset": "name the training set, such as dataset: churn", "labels": "name the file with the labels, such as labels: labels.csv",
-				"out": "name the file to write, such as out: churn.parquet",
-			}[key])
-		}
-	}
-	if seen["dataset"] != nil {
-		r.name(seen["dataset"], "dataset", d.Name)
-	}
-	if (seen["service"] == nil) == (seen["features"] == nil) {
-		r.problem(root, "features", "want a service or features", "name one: service: churn_v1, or features: [\"profile:mkt_status\"]")
-	}
-	if seen["known_at"] != nil {
-		t, err := time.Parse(time.RFC3339Nano, knownAt)
-		if err != nil {
-			r.problem(seen["known_at"], "known_at", fmt.Sprintf("%q is not a time", knownAt), "write RFC 3339, such as 2026-11-01T00:00:00Z")
-		}
-		t = t.UTC().Truncate(time.Microsecond)
-		d.KnownAt = &t
-	}
-	d.ExcludeLabelTime = atLabelTime == "exclude"
-	if ext := strings.ToLower(d.Out); seen["out"] != nil && !strings.HasSuffix(ext, ".parquet") {
-		r.problem(seen["out"], "out", fmt.Sprintf("%q is not a Parquet file", d.Out), "end its name in .parquet")
-	}
-	l.project.Datasets = append(l.project.Datasets, d.DatasetRequest)
-	l.requests = append(l.requests, d)
 }

@@ -52,11 +52,13 @@ type Project struct {
 	Broker   Broker
 	Registry Registry
 	Online   Online
-	Streams  []*Stream // built-in and declared, by name
-	Entities []*Entity
-	Views    []*View
-	Services []*Service
-	Datasets []*DatasetRequest
+	// MemoryBytes bounds the memory of the DuckDB that builds training sets; 0 leaves its default of 80 % of the machine's.
+	MemoryBytes int64
+	Streams     []*Stream // built-in and declared, by name
+	Entities    []*Entity
+	Views       []*View
+	Services    []*Service
+	Datasets    []*DatasetRequest
 }
 
 // Stream returns the stream with this name, or nil.

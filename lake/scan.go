@@ -46,6 +46,8 @@ func (t *Table) Scan(ctx context.Context, o ScanOptions) (sql.Files, error) {
 	if err != nil {
 		return sql.Files{}, fmt.Errorf("plan a scan of %s: %w", t.Name(), err)
 	}
+	// Planning gives them in any order, and what depends on the order of rows shall come out the same every time.
+	slices.SortFunc(files, func(a, b *liveFile) int { return strings.Compare(a.data.FilePath(), b.data.FilePath()) })
 	return t.relation(ctx, files, o.Columns)
 }
 

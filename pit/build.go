@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +23,9 @@ type Options struct {
 	Now         func() time.Time // the clock
 	Version     string           // loam's, for the card
 	MemoryBytes int64            // of DuckDB; 0 leaves its default
-	TempDir     string           // where it spills to
+	TempDir     string           // where it spills to, in a folder of the build's own; "" is the system's
+	In          io.Reader        // what labels from standard input are read from
+	Stream      io.Writer        // what a training set to standard output is written to
 	// Step, if not nil, is told what is being done, for progress.
 	Step func(what string, done, of int)
 	// loosenUS moves the bound of every join, to show that the audit sees it. Tests set it.
@@ -46,8 +48,11 @@ type build struct {
 	jobs    []*viewJob
 	// onDemand are computed from what the jobs join; the features that they read are among the jobs', asked for or not.
 	onDemand []*onDemandJob
-	card     *Card
-	again    *Card // of the training set that is made again, nil for a new one
+	outcomes []*outcomeJob
+	sources
+	temp  string // a folder of the build's own
+	card  *Card
+	again *Card // of the training set that is made again, nil for a new one
 	described
 	slots        map[string]*slots // by the expression of the entity's key
 	differing    []bool            // by row of the labels that are worked on: whether the clocks could differ in a view
@@ -56,7 +61,8 @@ type build struct {
 	row0         int64             // the row of the first of them
 }
 
-// Build makes the training set that the request asks for: a Parquet file and its card. Neither is there if it fails.
+// Build makes the training set that the request asks for and its card. Neither is there if it fails. What is wrong with the
+// request itself is one error that names its keys.
 func Build(ctx context.Context, l *lake.Lake, p *feature.Project, request feature.DatasetRequest, o Options) (*Card, error) {
 	return produce(ctx, l, p, request, o, nil)
 }
@@ -67,10 +73,9 @@ func produce(ctx context.Context, l *lake.Lake, p *feature.Project, request feat
 		o.Step = func(string, int, int) {}
 	}
 	start := o.Now()
-	b := &build{project: p, lake: l, request: request, options: o, again: again}
-	b.request.Labels, b.request.Out = b.path(request.Labels), b.path(request.Out)
-	if b.request.Labels == b.request.Out {
-		return nil, fmt.Errorf("the training set would overwrite its labels %s: name another file", b.request.Out)
+	b := &build{project: p, lake: l, request: request, options: o, again: again, sources: sources{readings: map[string]*lake.Reading{}}}
+	if err := b.paths(); err != nil {
+		return nil, err
 	}
 	b.card = &Card{
 		Version: CardVersion, Clock: clockText(request.AsOf), Name: request.Name, Project: p.Name, CreatedAt: start.UTC().Truncate(time.Microsecond),
@@ -87,35 +92,37 @@ func produce(ctx context.Context, l *lake.Lake, p *feature.Project, request feat
 	for _, f := range request.Features {
 		b.card.Request.Features = append(b.card.Request.Features, f.String())
 	}
+	b.cardRequest()
 	b.card.Asked = b.request
 	b.rebuilds()
+	if err := b.ownTemp(start); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(b.temp)
 	var err error
-	if b.db, err = sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir}); err != nil {
+	if b.db, err = sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: filepath.Join(b.temp, "spill")}); err != nil {
 		return nil, err
 	}
 	defer b.db.Close()
-	if err := b.run(ctx); err != nil {
+	if err := request.Check(p, b.checkExpr(ctx)); err != nil {
+		return nil, err
+	}
+	out, err := b.newOutput()
+	if err != nil {
+		return nil, err
+	}
+	defer out.discard()
+	if err := b.run(ctx, out); err != nil {
+		if strings.Contains(err.Error(), "Out of Memory Error") {
+			err = fmt.Errorf("%w\nDuckDB was given too little memory: set more by `memory` in %s, or --memory", err, feature.ProjectFile)
+		}
 		return nil, err
 	}
 	b.card.WallMS = o.Now().Sub(start).Milliseconds()
-	if err := b.keepCard(ctx, start); err != nil {
-		// A training set without its card is none, and its snapshots need not be kept.
-		return nil, errors.Join(err, os.Remove(b.request.Out), b.unpin(context.WithoutCancel(ctx)))
+	if err := b.hand(ctx, out, start); err != nil {
+		return nil, errors.Join(err, b.unpin(context.WithoutCancel(ctx))) // its snapshots need not be kept
 	}
 	return b.card, nil
-}
-
-// keepCard puts the card beside the training set and into the lake, or nowhere.
-func (b *build) keepCard(ctx context.Context, start time.Time) error {
-	path := CardPath(b.request.Out)
-	text, err := b.card.write(path)
-	if err != nil {
-		return err
-	}
-	if err := b.lake.AppendCard(ctx, b.request.Name, b.request.Out, string(text), start.UnixMicro()); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	return nil
 }
 
 func clockText(c feature.Clock) string {
@@ -125,22 +132,16 @@ func clockText(c feature.Clock) string {
 	return "served: what loam had ingested by the label's time, as a model would have been given it"
 }
 
-func (b *build) path(p string) string {
-	if filepath.IsAbs(p) {
-		return p
-	}
-	return filepath.Join(b.project.Dir, p)
-}
-
-func (b *build) run(ctx context.Context) error {
+func (b *build) run(ctx context.Context, out *output) error {
 	if err := b.plan(ctx); err != nil {
 		return err
 	}
 	// The snapshots are tagged before they are read, so that they can't expire meanwhile.
+	b.pinLabels(ctx)
 	if err := b.pin(ctx); err != nil {
 		return err
 	}
-	if err := b.join(ctx); err != nil {
+	if err := b.join(ctx, out); err != nil {
 		return errors.Join(err, b.unpin(context.WithoutCancel(ctx)))
 	}
 	return nil
@@ -153,12 +154,9 @@ const partLabels = "part_labels"
 const partRowsMax = 1 << 20
 
 // join does the work on snapshots that are pinned: the labels a part after the other, in their order.
-func (b *build) join(ctx context.Context) error {
+func (b *build) join(ctx context.Context, out *output) error {
 	b.options.Step("reading labels", 0, 1)
 	if err := b.loadLabels(ctx); err != nil {
-		return err
-	}
-	if err := b.sameLabels(); err != nil {
 		return err
 	}
 	if err := b.spans(ctx); err != nil {
@@ -167,8 +165,6 @@ func (b *build) join(ctx context.Context) error {
 	if err := b.watermarks(ctx); err != nil {
 		return err
 	}
-	out := output{path: b.request.Out}
-	defer out.discard()
 	partRows := b.partRows()
 	parts := max(int((b.labels.rows+partRows-1)/partRows), 1)
 	steps := parts*(len(b.jobs)+1) + 1
@@ -210,7 +206,7 @@ func (b *build) join(ctx context.Context) error {
 	if err := b.fillCard(ctx); err != nil {
 		return err
 	}
-	if err := out.deliver(ctx, b.db); err != nil {
+	if err := out.finish(ctx, b.db); err != nil {
 		return err
 	}
 	b.options.Step("done", steps, steps)
@@ -266,7 +262,6 @@ func (b *build) features(ctx context.Context, j *viewJob) error {
 
 // plan finds the views that the features come from, in the order asked, and opens their streams.
 func (b *build) plan(ctx context.Context) error {
-	readings := map[string]*lake.Reading{}
 	var stored []feature.Ref
 	for _, f := range b.request.Features {
 		if b.project.View(f.View).OnDemand != nil {
@@ -280,14 +275,10 @@ func (b *build) plan(ctx context.Context) error {
 		if i < 0 {
 			view := b.project.View(f.View)
 			j := &viewJob{view: view, entity: b.project.Entity(view.Entity), stream: b.project.Stream(view.Stream)}
-			if readings[view.Stream] == nil {
-				r, err := b.read(ctx, j.stream)
-				if err != nil {
-					return err
-				}
-				readings[view.Stream] = r
+			var err error
+			if j.reading, err = b.reading(ctx, j.stream); err != nil {
+				return err
 			}
-			j.reading = readings[view.Stream]
 			i = len(b.jobs)
 			b.jobs = append(b.jobs, j)
 			b.card.Definitions = append(b.card.Definitions, b.project.ViewDefinition(view), j.stream.Definition())
@@ -296,40 +287,10 @@ func (b *build) plan(ctx context.Context) error {
 			b.jobs[i].features = append(b.jobs[i].features, f.Feature)
 		}
 	}
-	for _, r := range readings {
-		for table, snapshot := range r.Snapshots() {
-			b.card.Snapshots[table] = snapshot
-		}
-		maps.Copy(b.card.Tables, r.Pins())
-	}
-	return nil
-}
-
-func (b *build) loadLabels(ctx context.Context) error {
-	var textKeys []string
-	for _, j := range b.jobs {
-		for _, k := range j.entity.JoinKeys {
-			if c, ok := j.stream.Column(k); ok && c.Type.Kind == feature.String {
-				textKeys = append(textKeys, k)
-			}
-		}
-	}
-	for _, c := range b.requestColumns() {
-		if c.Type == (feature.Type{Kind: feature.String}) {
-			textKeys = append(textKeys, c.Name)
-		}
-	}
-	var err error
-	if b.labels, err = loadLabels(ctx, b.db, b.request.Labels, b.request.TimeColumn, textKeys); err != nil {
+	if err := b.planOutcomes(ctx); err != nil {
 		return err
 	}
-	for _, f := range b.request.Features {
-		if name, taken := b.labels.has(f.Column()); taken {
-			return fmt.Errorf("labels %s have a column %s already, which is the name of a feature: rename it", b.request.Labels, name)
-		}
-	}
-	b.card.Labels = CardLabels{Path: b.request.Labels, SHA256: b.labels.sha256, Rows: b.labels.rows}
-	return b.checkRequestColumns(ctx)
+	return b.planLabels(ctx)
 }
 
 // watermarks finds up to when the streams are complete, and what share of the labels is later.

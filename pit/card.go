@@ -1,7 +1,9 @@
 package pit
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -62,17 +64,60 @@ type CardRequest struct {
 	KnownAt         *time.Time `json:"known_at,omitempty"`
 	AtLabelTime     string     `json:"at_label_time"`
 	RequireComplete bool       `json:"require_complete"`
+	// JoinKeys are the label columns of join keys that have other names.
+	JoinKeys    map[string]string `json:"join_keys,omitempty"`
+	Outcomes    []string          `json:"outcomes,omitempty"` // name=stream:within:when
+	Sample      string            `json:"sample,omitempty"`
+	Split       string            `json:"split,omitempty"`
+	Seed        int64             `json:"seed,omitempty"`
+	PartitionBy []string          `json:"partition_by,omitempty"`
 }
 
 // CardLabels is what the labels were.
 type CardLabels struct {
-	Path   string `json:"path"`
+	// Kind is file, stream, table or sql. The hash is of the bytes of a file or stream, and of the text of the others' rows: of
+	// each a JSON array of its values as DuckDB writes them as text, and a line feed.
+	Kind   string `json:"kind"`
+	Path   string `json:"path"` // "" for a table and sql
+	Table  string `json:"table,omitempty"`
+	SQL    string `json:"sql,omitempty"`
 	SHA256 string `json:"sha256"`
-	Rows   int64  `json:"rows"`
+	Rows   int64  `json:"rows"` // of the training set
+	// Read are the labels that were there; LeftOut of them have outcomes that can't be known yet, and Unsampled are those that the
+	// sample leaves.
+	Read      int64         `json:"read"`
+	LeftOut   int64         `json:"left_out"`
+	Unsampled int64         `json:"unsampled"`
+	Outcomes  []CardOutcome `json:"outcomes,omitempty"`
 	// AfterWatermark is the share of labels that are later than the watermark: what they see may still change.
 	AfterWatermark float64 `json:"after_watermark"`
 	// ClocksDiffer is the share of labels for which the two clocks could give different features.
 	ClocksDiffer float64 `json:"clocks_differ"`
+}
+
+// CardOutcome is a label column that was made of what came true after the labels' times: it looks into the future on
+// purpose, and the audit is not of it.
+type CardOutcome struct {
+	Column        string     `json:"column"`
+	Stream        string     `json:"stream"`
+	When          string     `json:"when"`
+	Within        string     `json:"within"`
+	CompleteUntil *time.Time `json:"complete_until"` // a label whose horizon ends later is left out; null where the stream is empty
+	LeftOut       int64      `json:"left_out"`
+	True          int64      `json:"true"` // labels for which it came true
+}
+
+// String names the file, the table or the query that gave the labels.
+func (l CardLabels) String() string {
+	switch {
+	case l.Table != "":
+		return "table " + l.Table
+	case l.SQL != "":
+		return "a query"
+	case l.Path == feature.Standard:
+		return "standard input"
+	}
+	return l.Path
 }
 
 // CardFeature is a column of the training set.
@@ -107,7 +152,35 @@ type CardAudit struct {
 
 // CardPath is where the card of a training set stands.
 func CardPath(out string) string {
-	return strings.TrimSuffix(out, filepath.Ext(out)) + ".card.json"
+	return strings.TrimSuffix(strings.TrimSuffix(out, ".gz"), filepath.Ext(strings.TrimSuffix(out, ".gz"))) + ".card.json"
+}
+
+// cardPath is where the card of the training set in the making will stand, "" where it is kept in the lake alone.
+func (b *build) cardPath() string {
+	switch {
+	case b.request.Card != "":
+		return b.request.Card
+	case b.request.Out == feature.Standard:
+		return ""
+	case b.request.Format() == feature.PartitionOut:
+		return b.request.Out + ".card.json"
+	}
+	return CardPath(b.request.Out)
+}
+
+// cardRequest puts what was asked for beyond features and clock into the card.
+func (b *build) cardRequest() {
+	r := &b.card.Request
+	r.JoinKeys, r.PartitionBy, r.Seed = b.request.JoinKeys, b.request.PartitionBy, b.request.Seed
+	for _, o := range b.request.Outcomes {
+		r.Outcomes = append(r.Outcomes, o.String())
+	}
+	if b.request.Sample.Given() {
+		r.Sample = b.request.Sample.String()
+	}
+	if b.request.Split.Given() {
+		r.Split = b.request.Split.String()
+	}
 }
 
 // ReadCard reads a card.
@@ -131,13 +204,43 @@ func ParseCard(place string, text []byte) (*Card, error) {
 	return &c, nil
 }
 
-func (c *Card) write(path string) ([]byte, error) {
-	text, err := json.MarshalIndent(c, "", "  ")
+// keepCard puts the card into its file and the lake, or nowhere.
+func (b *build) keepCard(ctx context.Context, start time.Time) error {
+	text, err := json.MarshalIndent(b.card, "", "  ")
 	if err != nil {
-		return nil, fmt.Errorf("write the card: %w", err)
+		return fmt.Errorf("write the card: %w", err)
 	}
-	if err := os.WriteFile(path, append(text, '\n'), 0o644); err != nil {
-		return nil, fmt.Errorf("write the card: %w", err)
+	path := b.cardPath()
+	if path != "" {
+		if err := writeCard(path, append(text, '\n')); err != nil {
+			return fmt.Errorf("write the card: %w", err)
+		}
 	}
-	return text, nil
+	if err := b.lake.AppendCard(ctx, b.request.Name, b.request.Out, string(text), start.UnixMicro()); err != nil {
+		return errors.Join(err, b.dropCard())
+	}
+	return nil
+}
+
+func writeCard(path string, text []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	part := path + ".part"
+	err := os.WriteFile(part, text, 0o644)
+	if err == nil {
+		err = os.Rename(part, path)
+	}
+	if err != nil {
+		_ = os.Remove(part) // it may not be there
+	}
+	return err
+}
+
+// dropCard removes the card's file.
+func (b *build) dropCard() error {
+	if path := b.cardPath(); path != "" {
+		return os.Remove(path)
+	}
+	return nil
 }

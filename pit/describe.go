@@ -19,7 +19,7 @@ type described struct {
 	views     map[string]int64 // the same by view
 	present   []int64          // by feature: values that are not null
 	span      *labelSpan       // nil where no label has a time
-	hash      rowsHash
+	sum       rowsHash
 	unhashed  []string
 }
 
@@ -144,7 +144,7 @@ func (b *build) fillCard(ctx context.Context) error {
 	if d.span != nil {
 		b.card.Coverage = &CardCoverage{From: time.UnixMicro(d.span.first).UTC(), To: time.UnixMicro(d.span.last).UTC(), Labels: d.span.labels[:]}
 	}
-	b.card.RowsHash, b.card.Unhashed = d.hash.String(), d.unhashed
+	b.card.RowsHash, b.card.Unhashed = d.sum.String(), d.unhashed
 	return b.db.QueryRow(ctx, "SELECT version()", nil, &b.card.DuckDB)
 }
 

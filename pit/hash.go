@@ -72,7 +72,7 @@ func (b *build) hashRows(ctx context.Context) error {
 				for _, c := range columns[1:] {
 					row = appendHashed(row, c, i)
 				}
-				b.hash.add(row)
+				b.sum.add(row)
 			}
 		}
 		return nil

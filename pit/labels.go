@@ -2,13 +2,8 @@ package pit
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
+	"maps"
 	"slices"
 	"strings"
 
@@ -16,9 +11,10 @@ import (
 	"github.com/loamdata/loam/sql"
 )
 
-// labels is the table of that name in DuckDB: the label file's columns and loam's own two.
+// labels is the table of that name in DuckDB: the columns of the labels and loam's own two.
 type labels struct {
-	columns []labelColumn // of the file, in its order
+	columns []labelColumn // of the training set, in their order
+	aliases []labelColumn // join keys under their own names, which the training set doesn't have
 	rows    int64
 	sha256  string
 	time    string // the column that holds the time
@@ -26,70 +22,148 @@ type labels struct {
 
 type labelColumn struct{ name, typ string }
 
-// Columns that loam adds to the labels. A label file can't have columns of these names.
+// Columns that loam adds to the labels. Labels can't have columns whose names begin with loam_.
 const (
 	labelRow  = "loam_label_row"  // BIGINT: number of the label in the file, from 0
 	labelTime = "loam_label_time" // TIMESTAMPTZ: its time, finer digits than microseconds cut off
 )
 
-// loadLabels reads a label file into the table labels. Join keys that are text in a stream are read as text from CSV,
-// where they may look like numbers.
-func loadLabels(ctx context.Context, db *sql.DB, path, timeColumn string, textKeys []string) (*labels, error) {
-	l := &labels{time: timeColumn}
-	var err error
-	if l.sha256, err = hashFile(path); err != nil {
-		return nil, err
-	}
-	var scan sql.Fragment
-	csv := false
-	switch lower := strings.ToLower(path); {
-	case strings.HasSuffix(lower, ".parquet"):
-		scan = sql.Fragment(sql.Render("read_parquet({path})", sql.Args{"path": sql.Literal(path)}))
-	case strings.HasSuffix(lower, ".csv"), strings.HasSuffix(lower, ".csv.gz"):
-		csv = true
-		if scan, err = csvScan(ctx, db, path, textKeys); err != nil {
-			return nil, err
-		}
-	default:
-		return nil, fmt.Errorf("labels %s: can't tell what the file holds; its name must end in .parquet or .csv", path)
-	}
-	rows, err := db.Query(ctx, "SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM "+string(scan)+")")
+// loadLabels reads the labels into the table labels.
+func (b *build) loadLabels(ctx context.Context) error {
+	from, err := b.openSource(ctx, b.textKeys())
 	if err != nil {
-		return nil, fmt.Errorf("read labels %s: %w", path, err)
+		return err
+	}
+	l := &labels{time: b.request.TimeColumn, sha256: from.sha256}
+	if err := l.describe(ctx, b.db, from); err != nil {
+		return err
+	}
+	moment, err := l.moment(b.request.TimeColumn)
+	if err != nil {
+		return fmt.Errorf("labels %s: %w", from.what, err)
+	}
+	if from.csv != "" {
+		if err := checkTimes(ctx, b.db, from.csv, b.request.TimeColumn); err != nil {
+			return err
+		}
+	}
+	aliases, err := l.join(from, b.request.JoinKeys)
+	if err != nil {
+		return err
+	}
+	err = b.db.Exec(ctx, sql.Render(
+		"CREATE OR REPLACE TEMP TABLE labels AS SELECT *{aliases}, (row_number() OVER ()) - 1 AS {row}, {moment} AS {time} FROM {scan}",
+		sql.Args{"aliases": aliases, "row": sql.Ident(labelRow), "time": sql.Ident(labelTime), "moment": moment, "scan": from.scan}))
+	if err != nil {
+		return fmt.Errorf("read labels %s: %w", from.what, err)
+	}
+	if err := b.db.Exec(ctx, "DROP TABLE IF EXISTS "+sourceTable); err != nil {
+		return err
+	}
+	if err := b.db.QueryRow(ctx, "SELECT count(*) FROM labels", nil, &l.rows); err != nil {
+		return err
+	}
+	if l.sha256 == "" {
+		if l.sha256, err = hashRows(ctx, b.db, l.names()); err != nil {
+			return fmt.Errorf("hash labels %s: %w", from.what, err)
+		}
+	}
+	for _, f := range b.request.Features {
+		if name, taken := l.has(f.Column()); taken {
+			return fmt.Errorf("labels %s have a column %s already, which is the name of a feature: rename it", from.what, name)
+		}
+	}
+	b.labels = l
+	if err := b.sameLabels(); err != nil {
+		return err
+	}
+	b.card.Labels = CardLabels{
+		Kind: from.kind, Path: b.request.Labels, Table: b.request.LabelsTable, SQL: b.request.LabelsSQL, SHA256: l.sha256, Read: l.rows, Rows: l.rows,
+	}
+	if b.labelTable != nil {
+		b.card.Labels.Table = b.labelTable.Name()
+	}
+	if err := b.checkRequestColumns(ctx, from.what); err != nil {
+		return err
+	}
+	return b.settle(ctx, from.what)
+}
+
+// textKeys are the label columns of join keys that are text in a stream.
+func (b *build) textKeys() []string {
+	var columns []string
+	add := func(s *feature.Stream, keys []string) {
+		for _, k := range keys {
+			if c, ok := s.Column(k); ok && c.Type.Kind == feature.String {
+				columns = append(columns, b.labelColumn(k))
+			}
+		}
+	}
+	for _, j := range b.jobs {
+		add(j.stream, j.entity.JoinKeys)
+	}
+	for _, o := range b.outcomes {
+		add(o.stream, o.stream.Keys())
+	}
+	for _, c := range b.requestColumns() {
+		if c.Type == (feature.Type{Kind: feature.String}) {
+			columns = append(columns, c.Name)
+		}
+	}
+	return columns
+}
+
+// labelColumn is the label column that holds a join key.
+func (b *build) labelColumn(key string) string {
+	if column := b.request.JoinKeys[key]; column != "" {
+		return column
+	}
+	return key
+}
+
+// describe finds the columns of the labels.
+func (l *labels) describe(ctx context.Context, db *sql.DB, from source) error {
+	rows, err := db.Query(ctx, "SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM "+string(from.scan)+")")
+	if err != nil {
+		return fmt.Errorf("read labels %s: %w", from.what, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var c labelColumn
 		if err := rows.Scan(&c.name, &c.typ); err != nil {
-			return nil, fmt.Errorf("read labels %s: %w", path, err)
+			return fmt.Errorf("read labels %s: %w", from.what, err)
 		}
-		if c.name == labelRow || c.name == labelTime {
-			return nil, fmt.Errorf("labels %s have a column %s, a name that loam uses itself: rename it", path, c.name)
+		if strings.HasPrefix(strings.ToLower(c.name), "loam_") {
+			return fmt.Errorf("labels %s have a column %s, a name that loam uses itself: rename it", from.what, c.name)
 		}
 		l.columns = append(l.columns, c)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("read labels %s: %w", path, err)
+		return fmt.Errorf("read labels %s: %w", from.what, err)
 	}
-	moment, err := l.moment(timeColumn)
-	if err != nil {
-		return nil, fmt.Errorf("labels %s: %w", path, err)
-	}
-	if csv {
-		if err := checkTimes(ctx, db, path, timeColumn); err != nil {
-			return nil, err
+	return nil
+}
+
+// join gives columns to the table labels for join keys that the labels have under another name. They are found as columns of
+// the labels are, and are none of the training set.
+func (l *labels) join(from source, joinKeys map[string]string) (sql.Fragment, error) {
+	var items sql.Fragment
+	for _, key := range slices.Sorted(maps.Keys(joinKeys)) {
+		column := joinKeys[key]
+		if key == column {
+			continue
 		}
+		typ, ok := l.typeOf(column)
+		if !ok {
+			return "", fmt.Errorf("labels %s have no column %s, which is to hold the join key %s; they have %s", from.what, column, key, strings.Join(l.names(), ", "))
+		}
+		if name, taken := l.has(key); taken {
+			return "", fmt.Errorf("labels %s have a column %s, and the join key %s is to be taken from %s: rename that column, or join by it", from.what, name, key, column)
+		}
+		l.aliases = append(l.aliases, labelColumn{key, typ})
+		items += ", " + sql.Ident(column) + " AS " + sql.Ident(key)
 	}
-	err = db.Exec(ctx, sql.Render(
-		"CREATE OR REPLACE TEMP TABLE labels AS SELECT *, (row_number() OVER ()) - 1 AS {row}, {moment} AS {time} FROM {scan}",
-		sql.Args{"row": sql.Ident(labelRow), "time": sql.Ident(labelTime), "moment": moment, "scan": scan}))
-	if err != nil {
-		return nil, fmt.Errorf("read labels %s: %w", path, err)
-	}
-	if err := db.QueryRow(ctx, "SELECT count(*) FROM labels", nil, &l.rows); err != nil {
-		return nil, err
-	}
-	return l, nil
+	return items, nil
 }
 
 // csvOptions are how CSV files are read: the first line names the columns, and all of the file decides on their types.
@@ -170,7 +244,7 @@ func (l *labels) has(column string) (string, bool) {
 }
 
 func (l *labels) typeOf(column string) (string, bool) {
-	for _, c := range l.columns {
+	for _, c := range slices.Concat(l.columns, l.aliases) {
 		if c.name == column {
 			return c.typ, true
 		}
@@ -210,19 +284,4 @@ func notNull(prefix string, joinKeys []string) sql.Fragment {
 		parts[i] = sql.Fragment(prefix) + sql.Ident(k) + " IS NOT NULL"
 	}
 	return sql.Join(" AND ", parts)
-}
-
-func hashFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("there is no label file %s", path)
-	} else if err != nil {
-		return "", fmt.Errorf("open labels: %w", err)
-	}
-	defer f.Close()
-	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
-		return "", fmt.Errorf("read labels %s: %w", path, err)
-	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
 }

@@ -59,7 +59,7 @@ func (b *build) requestColumns() []feature.Input {
 
 // checkRequestColumns holds the labels to the columns that views on demand read of them: each is there, and each of its values
 // is one of the type that the view declares.
-func (b *build) checkRequestColumns(ctx context.Context) error {
+func (b *build) checkRequestColumns(ctx context.Context, labels string) error {
 	for _, j := range b.onDemand {
 		for _, in := range j.inputs {
 			if in.From != (feature.Ref{}) {
@@ -72,7 +72,7 @@ func (b *build) checkRequestColumns(ctx context.Context) error {
 			}
 			if in.Type.Kind == feature.JSON && !in.Type.List && typ != "VARCHAR" && typ != "JSON" {
 				return fmt.Errorf("labels %s: column %s is %s, and feature view %s takes it as JSON: write it as text",
-					b.request.Labels, in.Name, typ, j.view.Name)
+					labels, in.Name, typ, j.view.Name)
 			}
 			var bad int64
 			err := b.db.QueryRow(ctx, sql.Render("SELECT count(*) FROM labels WHERE {column} IS NOT NULL AND {other}",
@@ -82,7 +82,7 @@ func (b *build) checkRequestColumns(ctx context.Context) error {
 			}
 			if bad > 0 {
 				return fmt.Errorf("labels %s: %d values of column %s are no %s, as which feature view %s takes it: mend them, or leave them empty",
-					b.request.Labels, bad, in.Name, in.Type, j.view.Name)
+					labels, bad, in.Name, in.Type, j.view.Name)
 			}
 		}
 	}

@@ -23,16 +23,9 @@ func (b *build) unpin(ctx context.Context) error {
 
 // eachTable calls do with every table that is read and has a snapshot, once.
 func (b *build) eachTable(do func(*lake.Table) error) error {
-	done := map[string]bool{}
-	for _, j := range b.jobs {
-		for _, t := range []*lake.Table{j.reading.Log, j.reading.History} {
-			if t == nil || t.SnapshotID() == 0 || done[t.Name()] {
-				continue
-			}
-			done[t.Name()] = true
-			if err := do(t); err != nil {
-				return err
-			}
+	for _, t := range b.tables() {
+		if err := do(t); err != nil {
+			return err
 		}
 	}
 	return nil

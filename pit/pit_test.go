@@ -400,6 +400,9 @@ func moment(t *testing.T, text string) time.Time {
 
 func (w *world) put(name, text string) {
 	w.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(filepath.Join(w.dir, name)), 0o755); err != nil {
+		w.t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(w.dir, name), []byte(text), 0o644); err != nil {
 		w.t.Fatal(err)
 	}

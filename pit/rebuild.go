@@ -37,7 +37,7 @@ func Rebuild(ctx context.Context, l *lake.Lake, today *feature.Project, card *Ca
 		return nil, err
 	}
 	request := card.Asked
-	request.Out, request.RequireComplete = out, false // what it requires was so when it was built
+	request.Out, request.Card, request.PartitionBy, request.RequireComplete = out, "", nil, false // what it requires was so when it was built
 	if labels != "" {
 		request.Labels = labels
 	}

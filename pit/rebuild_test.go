@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -146,7 +147,7 @@ func TestRebuild(t *testing.T) {
 		if len(rebuilt.Differences) > 0 || w.same(string(clock)+".parquet", "again.parquet") != 0 {
 			t.Errorf("%s: %v, %d rows are others", clock, rebuilt.Differences, w.same(string(clock)+".parquet", "again.parquet"))
 		}
-		if c := rebuilt.Card; c.RowsHash != card.RowsHash || c.Tag != card.Tag || c.RebuiltFrom != card.Out || !c.Watermark.Equal(*card.Watermark) || c.Labels != card.Labels || fmt.Sprint(c.Tables) != fmt.Sprint(card.Tables) {
+		if c := rebuilt.Card; c.RowsHash != card.RowsHash || c.Tag != card.Tag || c.RebuiltFrom != card.Out || !c.Watermark.Equal(*card.Watermark) || !reflect.DeepEqual(c.Labels, card.Labels) || fmt.Sprint(c.Tables) != fmt.Sprint(card.Tables) {
 			t.Errorf("%s: the card is\n%+v, want\n%+v", clock, c, card)
 		}
 		// The one that was made again can be made again, too.

@@ -2,9 +2,6 @@ package pit
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/loamdata/loam/feature"
@@ -49,59 +46,6 @@ func (b *build) value(r feature.Ref) sql.Fragment {
 		value = "CASE WHEN " + table + ".label_row IS NULL THEN 0 ELSE " + value + " END"
 	}
 	return value
-}
-
-// output is where a training set is written, part after part in the order of the labels.
-type output struct {
-	path  string   // the file that is asked for
-	parts []string // Parquet files written so far, beside it
-}
-
-// add writes what is assembled, in the order of the labels, as the next part, and makes the view dataset of what was written.
-func (o *output) add(ctx context.Context, db *sql.DB, first int64) error {
-	if err := os.MkdirAll(filepath.Dir(o.path), 0o755); err != nil {
-		return fmt.Errorf("make the folder of the training set: %w", err)
-	}
-	o.parts = append(o.parts, fmt.Sprintf("%s.part-%05d", o.path, len(o.parts)))
-	part := o.parts[len(o.parts)-1]
-	err := db.Exec(ctx, sql.Render("COPY (SELECT * EXCLUDE ({row}) FROM assembled ORDER BY {row}) TO {out} (FORMAT parquet, COMPRESSION zstd)",
-		sql.Args{"row": sql.Ident(labelRow), "out": sql.Literal(part)}))
-	if err != nil {
-		return fmt.Errorf("write %s: %w", part, err)
-	}
-	return db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP VIEW dataset AS SELECT * EXCLUDE (file_row_number), file_row_number + {first} AS {row} "+
-		"FROM read_parquet({part}, file_row_number = true)", sql.Args{
-		"first": sql.Fragment(fmt.Sprint(first)), "row": sql.Ident(labelRow), "part": sql.Literal(part),
-	}))
-}
-
-// deliver makes what is asked for of the parts.
-func (o *output) deliver(ctx context.Context, db *sql.DB) error {
-	defer o.discard()
-	if len(o.parts) > 1 {
-		parts := make([]sql.Fragment, len(o.parts))
-		for i, p := range o.parts {
-			parts[i] = sql.Literal(p)
-		}
-		whole := o.path + ".part"
-		o.parts = append(o.parts, whole)
-		err := db.Exec(ctx, sql.Render("COPY (FROM read_parquet([{parts}])) TO {out} (FORMAT parquet, COMPRESSION zstd)",
-			sql.Args{"parts": sql.Join(", ", parts), "out": sql.Literal(whole)}))
-		if err != nil {
-			return fmt.Errorf("write %s: %w", whole, err)
-		}
-	}
-	if err := os.Rename(o.parts[len(o.parts)-1], o.path); err != nil {
-		return fmt.Errorf("write %s: %w", o.path, err)
-	}
-	return nil
-}
-
-// discard removes the parts that are left.
-func (o *output) discard() {
-	for _, p := range o.parts {
-		_ = os.Remove(p) // it may not be there
-	}
 }
 
 // zeroWithoutEvents reports whether a feature is 0 for an entity without events: counts and distincts, and over history changes

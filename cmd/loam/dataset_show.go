@@ -11,8 +11,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/ipc"
 	"github.com/spf13/cobra"
 
+	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/pit"
 	"github.com/loamdata/loam/sql"
 )
@@ -36,6 +39,10 @@ func (a *app) datasetShowCommand() *cobra.Command {
 				return a.result(card, nil)
 			}
 			printCard(a.out, card)
+			if card.Out == feature.Standard {
+				a.say("the training set itself went out on standard output")
+				return nil
+			}
 			out, ok := trainingSet(args[0], card)
 			if !ok {
 				a.say("the training set itself is gone from %s, and is not beside its card", card.Out)
@@ -71,7 +78,10 @@ func printCard(w io.Writer, c *pit.Card) {
 			elapsed(time.Duration(-*c.Audit.MaxUS)*time.Microsecond))
 	}
 	fmt.Fprintf(w, "  audit      %s\n", audit)
-	fmt.Fprintf(w, "  labels     %s, sha256 %.12s\n", c.Labels.Path, c.Labels.SHA256)
+	fmt.Fprintf(w, "  labels     %s, sha256 %.12s\n", c.Labels, c.Labels.SHA256)
+	for _, o := range c.Labels.Outcomes {
+		fmt.Fprintf(w, "  outcome    %s came true for %s; %s left out, whose %s had not ended\n", o.Column, count(o.True, "label"), count(o.LeftOut, "label"), o.Within)
+	}
 	fmt.Fprintf(w, "  clocks     could differ for %s of the labels\n", percent(c.Labels.ClocksDiffer))
 	views := 0
 	for _, v := range c.Views {
@@ -199,15 +209,19 @@ func percent(share float64) string {
 	return fmt.Sprintf("%.1f %%", share*100)
 }
 
-// printRows draws the first rows of a Parquet file.
+// printRows draws the first rows of a training set.
 func printRows(ctx context.Context, w io.Writer, path string, n int) error {
 	db, err := sql.Open(ctx, sql.Options{Files: true, Threads: 1})
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	rows, err := db.Query(ctx, sql.Render("SELECT COLUMNS(*)::VARCHAR FROM (FROM read_parquet({path}) LIMIT {n})",
-		sql.Args{"path": sql.Literal(path), "n": sql.Fragment(fmt.Sprint(max(n, 0)))}))
+	scan, err := datasetScan(ctx, db, path)
+	if err != nil {
+		return err
+	}
+	rows, err := db.Query(ctx, sql.Render("SELECT COLUMNS(*)::VARCHAR FROM (FROM {scan} LIMIT {n})",
+		sql.Args{"scan": scan, "n": sql.Fragment(fmt.Sprint(n))}))
 	if err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
@@ -239,4 +253,42 @@ func printRows(ctx context.Context, w io.Writer, path string, n int) error {
 	}
 	table(w, cells)
 	return nil
+}
+
+// datasetScan is the relation of a training set, of whatever format.
+func datasetScan(ctx context.Context, db *sql.DB, path string) (sql.Fragment, error) {
+	literal := sql.Args{"path": sql.Literal(path), "files": sql.Literal(filepath.Join(path, "**", "*.parquet"))}
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("read the training set: %w", err)
+	case info.IsDir():
+		return sql.Fragment(sql.Render("read_parquet({files}, hive_partitioning = true)", literal)), nil
+	case strings.HasSuffix(path, ".csv"), strings.HasSuffix(path, ".csv.gz"):
+		return sql.Fragment(sql.Render("read_csv({path}, header = true, all_varchar = true)", literal)), nil
+	case strings.HasSuffix(path, ".arrow"):
+		return "shown", importArrow(ctx, db, "shown", path)
+	}
+	return sql.Fragment(sql.Render("read_parquet({path})", literal)), nil
+}
+
+// importArrow copies an Arrow IPC file into a table.
+func importArrow(ctx context.Context, db *sql.DB, table, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("read the training set: %w", err)
+	}
+	defer f.Close()
+	r, err := ipc.NewFileReader(f)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	defer r.Close()
+	return db.ImportSeq(ctx, table, r.Schema(), func(yield func(arrow.RecordBatch, error) bool) {
+		for i := range r.NumRecords() {
+			if batch, err := r.RecordBatchAt(i); !yield(batch, err) || err != nil {
+				return
+			}
+		}
+	})
 }

@@ -48,6 +48,10 @@ func (a *app) verifyDataset(ctx context.Context, cardPath string, o verify.Datas
 	if err != nil {
 		return err
 	}
+	if !strings.HasSuffix(card.Out, ".parquet") {
+		return fmt.Errorf("the training set %s is no Parquet file, which verify reads alone: `loam dataset rebuild %s --out FILE.parquet` makes one of the same rows",
+			card.Out, cardPath)
+	}
 	file, ok := trainingSet(cardPath, card)
 	if !ok {
 		return fmt.Errorf("the training set is gone from %s, and is not beside its card", card.Out)

@@ -1,0 +1,89 @@
+//go:build duckdb_arrow
+
+package sql
+
+import (
+	"context"
+	"iter"
+	"sync/atomic"
+
+	"github.com/apache/arrow-go/v18/arrow"
+)
+
+// ImportSeq copies batches of one schema into a new table of that name, replacing one that exists. Batches are released once
+// they are copied.
+func (db *DB) ImportSeq(ctx context.Context, table string, schema *arrow.Schema, batches iter.Seq2[arrow.RecordBatch, error]) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r := &pulled{schema: schema, items: make(chan pulledItem, pulledMax)}
+	r.refs.Store(1)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer close(r.items)
+		for batch, err := range batches {
+			select {
+			case r.items <- pulledItem{batch, err}:
+			case <-ctx.Done():
+				if batch != nil {
+					batch.Release()
+				}
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	err := db.Import(ctx, table, r)
+	cancel()
+	<-ended
+	for item := range r.items {
+		if item.batch != nil {
+			item.batch.Release()
+		}
+	}
+	if r.current != nil {
+		r.current.Release()
+	}
+	return err
+}
+
+// pulledMax bounds the batches that wait for DuckDB.
+const pulledMax = 4
+
+type pulledItem struct {
+	batch arrow.RecordBatch
+	err   error
+}
+
+// pulled reads what a goroutine hands over: DuckDB asks for batches on a thread of its own, where a coroutine of Go's iter
+// package can't go on.
+type pulled struct {
+	schema  *arrow.Schema
+	items   chan pulledItem
+	current arrow.RecordBatch
+	err     error
+	refs    atomic.Int64
+}
+
+func (r *pulled) Retain()                        { r.refs.Add(1) }
+func (r *pulled) Release()                       { r.refs.Add(-1) }
+func (r *pulled) Schema() *arrow.Schema          { return r.schema }
+func (r *pulled) RecordBatch() arrow.RecordBatch { return r.current }
+func (r *pulled) Record() arrow.RecordBatch      { return r.current }
+func (r *pulled) Err() error                     { return r.err }
+
+func (r *pulled) Next() bool {
+	if r.current != nil {
+		r.current.Release()
+		r.current = nil
+	}
+	item, ok := <-r.items
+	if !ok || item.err != nil {
+		r.err = item.err
+		return false
+	}
+	r.current = item.batch
+	return true
+}
