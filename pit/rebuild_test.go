@@ -203,3 +203,68 @@ func TestRebuild(t *testing.T) {
 		t.Errorf("unpinned: %v", err)
 	}
 }
+
+// A request that uses everything that changes the labels is made again the same: labels by a query or from a table of the lake,
+// outcomes that were complete up to then, a sample, a split, windows over history, and features on demand.
+func TestRebuildOfAllThatRequestsCanSay(t *testing.T) {
+	views := oracleViews + `  - name: past
+    entity: thing
+    stream: thing
+    aggregates: [{name: moves, fn: changes, windows: [15m]}, {name: quiet, fn: days_since_change}]
+  - name: made
+    on_demand: {inputs: ["plain:v", "recent:sum_15m"], request: [{name: more, type: int64}]}
+    features: [{name: all, type: int64, sql: "v + more"}, {name: sums, type: double, sql: "sum_15m / 2"}]
+`
+	w := newWorld(t, map[string]string{
+		"loam.yaml": "project: all", "streams/thing.yaml": thingStream, "streams/fact.yaml": factStream, "features/f.yaml": views,
+	})
+	r := rand.New(rand.NewPCG(9, 9))
+	n := 0
+	happen := func(rows int, from int64) {
+		for _, stream := range []string{"thing", "fact"} {
+			var list []string
+			for range rows {
+				at := from + int64(r.IntN(1000))
+				h := happening{id: string(rune('a' + r.IntN(4))), at: at, received: at + int64(r.IntN(100)), v: r.IntN(5)}
+				list = append(list, h.event(strings.ToUpper(stream[:1])+stream[1:], n))
+				n++
+			}
+			w.take(stream, "file:"+stream, 1, list)
+		}
+	}
+	happen(80, 0)
+	sample, err := feature.ParseSample("0.7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	split, err := feature.ParseSplit("time:2026-01-01T00:08:00Z")
+	if err != nil {
+		t.Fatal(err)
+	}
+	outcome, err := feature.ParseOutcome("high=thing:5m:v > 3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, request := range map[string]feature.DatasetRequest{
+		"sql":   {LabelsSQL: "SELECT id, event_time AS event_timestamp, 7 AS more FROM thing_log ORDER BY event_time", Sample: sample, Split: split, Outcomes: []feature.OutcomeLabel{outcome}},
+		"table": {LabelsTable: "thing_log", TimeColumn: "event_time", JoinKeys: map[string]string{"id": "id"}, Features: []feature.Ref{{View: "past", Feature: "moves_15m"}}},
+	} {
+		request.Out = name + ".csv"
+		card, err := w.build(request, 0)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if name == "sql" && (card.Labels.Outcomes[0].LeftOut == 0 || card.Rows == 0 || len(card.Unhashed) != 0) {
+			t.Errorf("the card's labels are %+v, unhashed %v", card.Labels, card.Unhashed)
+		}
+		happen(80, 900)
+		w.maintain("thing")
+		rebuilt, err := w.rebuild(name+".card.json", "", "again.parquet")
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got := rebuilt.Card; len(rebuilt.Differences) > 0 || !reflect.DeepEqual(got.Labels, card.Labels) || got.RowsHash != card.RowsHash {
+			t.Errorf("%s: %v\n%+v, want\n%+v", name, rebuilt.Differences, got.Labels, card.Labels)
+		}
+	}
+}
