@@ -101,6 +101,7 @@ type datasetCheck struct {
 	db      *sql.DB
 	report  *DatasetReport
 	views   []*viewCheck
+	demands []*demandCheck
 }
 
 // Dataset recomputes rows of a training set from the logs that its card (JSON) names, and compares. What a label sees is
@@ -161,26 +162,50 @@ func (c *datasetCheck) plan(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read the card: type of %s: %w", ref.Column(), err)
 		}
-		at := slices.IndexFunc(c.views, func(v *viewCheck) bool { return v.view.Name == ref.View })
-		if at < 0 {
-			v := &viewCheck{datasetCheck: c, view: view, stream: c.project.Stream(view.Stream), joinKeys: c.project.Entity(view.Entity).JoinKeys}
-			reading, err := c.lake.ReadAt(ctx, v.stream, c.card.Tables)
-			if err != nil {
-				return err
-			}
-			v.log, v.beyond = reading.Log, c.card.Tables[reading.Log.Name()].Beyond
-			at, c.views = len(c.views), append(c.views, v)
+		f := featureCheck{name: ref.Feature, column: ref.Column(), typ: typ}
+		if view.OnDemand != nil {
+			err = c.demand(ctx, view, f)
+		} else {
+			err = c.feature(ctx, view, f)
 		}
-		c.views[at].features = append(c.views[at].features, featureCheck{name: ref.Feature, column: ref.Column(), typ: typ})
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// recomputable reports whether the slow path knows what the features of a view are: states of a state stream, or windows of
-// events.
+// feature adds a feature to the check of its view.
+func (c *datasetCheck) feature(ctx context.Context, view *feature.View, f featureCheck) error {
+	at := slices.IndexFunc(c.views, func(v *viewCheck) bool { return v.view.Name == view.Name })
+	if at < 0 {
+		v := &viewCheck{datasetCheck: c, view: view, stream: c.project.Stream(view.Stream), joinKeys: c.project.Entity(view.Entity).JoinKeys}
+		reading, err := c.lake.ReadAt(ctx, v.stream, c.card.Tables)
+		if err != nil {
+			return err
+		}
+		v.log, v.beyond = reading.Log, c.card.Tables[reading.Log.Name()].Beyond
+		at, c.views = len(c.views), append(c.views, v)
+	}
+	v := c.views[at]
+	if i := slices.IndexFunc(v.features, func(o featureCheck) bool { return o.name == f.name }); i < 0 {
+		v.features = append(v.features, f)
+	} else if f.column != "" {
+		v.features[i].column = f.column // it is asked for besides being an input
+	}
+	return nil
+}
+
+// recomputable reports whether the slow path knows what the features of a view are: states or windows, or made of such.
 func (c *datasetCheck) recomputable(v *feature.View) bool {
+	if v.OnDemand != nil {
+		return !slices.ContainsFunc(v.OnDemand.Inputs, func(in feature.Ref) bool {
+			of := c.project.View(in.View)
+			return of == nil || of.OnDemand != nil || !c.recomputable(of)
+		})
+	}
 	s := c.project.Stream(v.Stream)
-	return s != nil && c.project.Entity(v.Entity) != nil && v.Windowed() == (s.Kind == feature.EventStream)
+	return s != nil && c.project.Entity(v.Entity) != nil
 }
 
 // labelsFile holds the file of the labels against the card.
@@ -258,14 +283,21 @@ func (c *datasetCheck) rows(ctx context.Context, rows []int64) error {
 			return fmt.Errorf("read the log of %s: %w", v.stream.Name, err)
 		}
 		recompute := v.attributes
-		if v.view.Windowed() {
+		switch {
+		case v.view.Windowed() && v.stream.Kind == feature.StateStream:
+			recompute = v.histories
+		case v.view.Windowed():
 			recompute = v.windows
 		}
-		want, err := recompute(ctx, labels, changes)
-		if err != nil {
+		if v.want, err = recompute(ctx, labels, changes); err != nil {
 			return fmt.Errorf("recompute feature view %s: %w", v.view.Name, err)
 		}
-		v.compare(labels, want)
+		c.compare(labels, v.features, v.want, v.keyColumns())
+	}
+	for _, d := range c.demands {
+		if err := d.check(ctx); err != nil {
+			return fmt.Errorf("recompute feature view %s: %w", d.view.Name, err)
+		}
 	}
 	c.report.Checked += int64(len(rows))
 	return nil
@@ -285,14 +317,17 @@ type wanted struct {
 	near  float64
 }
 
-// compare holds values against those of the file.
-func (v *viewCheck) compare(labels []*label, want [][]wanted) {
+// compare holds values against those of the file, but for those that are inputs alone.
+func (c *datasetCheck) compare(labels []*label, features []featureCheck, want [][]wanted, keys []string) {
 	for i, l := range labels {
-		for n, f := range v.features {
-			v.report.Cells++
+		for n, f := range features {
+			if f.column == "" {
+				continue
+			}
+			c.report.Cells++
 			if w := want[i][n]; !sameValue(w.value, l.got[n], w.near) {
 				row := l.row
-				v.report.add(DatasetFinding{Row: &row, Keys: v.keyColumns(), Column: f.column, Want: showValue(w.value, f.typ), Got: showValue(l.got[n], f.typ)})
+				c.report.add(DatasetFinding{Row: &row, Keys: keys, Column: f.column, Want: showValue(w.value, f.typ), Got: showValue(l.got[n], f.typ)})
 			}
 		}
 	}

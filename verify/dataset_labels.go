@@ -23,11 +23,13 @@ type viewCheck struct {
 	log      *lake.Table
 	beyond   []lake.PinSpan
 	features []featureCheck
+	want     [][]wanted // by label and feature, once they are recomputed
 }
 
 type featureCheck struct {
-	name, column string
-	typ          feature.Type
+	name   string
+	column string // of the training set; "" for what is an input of others alone
+	typ    feature.Type
 }
 
 // keyColumns are the columns of the labels that hold the entity's key.
@@ -155,7 +157,9 @@ func (v *viewCheck) labels(ctx context.Context) ([]*label, error) {
 	}
 	need := slices.Concat(v.keyColumns(), []string{v.card.Request.TimeColumn})
 	for _, f := range v.features {
-		need = append(need, f.column)
+		if f.column != "" {
+			need = append(need, f.column)
+		}
 	}
 	for _, name := range need {
 		if !slices.ContainsFunc(columns, func(c sql.Column) bool { return c.Name == name }) {
@@ -172,7 +176,11 @@ func (v *viewCheck) labels(ctx context.Context) ([]*label, error) {
 		items = append(items, sql.Ident(v.labelColumn(k))+"::"+sql.Fragment(column.Type.SQL()))
 	}
 	for _, f := range v.features {
-		items = append(items, sql.Ident(f.column)+"::"+sql.Fragment(f.typ.SQL()))
+		column := sql.Fragment("NULL")
+		if f.column != "" {
+			column = sql.Ident(f.column)
+		}
+		items = append(items, column+"::"+sql.Fragment(f.typ.SQL()))
 	}
 	var all []*label
 	err = v.db.Arrow(ctx, "SELECT "+string(sql.Join(", ", items))+" FROM picked ORDER BY loam_row", func(r array.RecordReader) error {
