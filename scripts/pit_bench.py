@@ -10,7 +10,7 @@ that of the whole process, labels in to Parquet and card out; the peer's is that
 
 Needs: pip install duckdb==1.5.6 pyarrow numpy, and 'feast[duckdb]' for --feast.
 """
-import argparse, glob, json, os, resource, statistics, subprocess, sys, time
+import argparse, glob, json, os, resource, statistics, subprocess, sys, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SHARED = os.path.join(HERE, "..", "..", "shared", "bench")
@@ -84,15 +84,24 @@ def all_history(of, dir, a):
     return dir
 
 
+MEASURED = """
+import json, os, subprocess, sys, time
+start = time.time()
+p = subprocess.Popen(sys.argv[2:], stderr=subprocess.DEVNULL)
+_, status, used = os.wait4(p.pid, 0)
+open(sys.argv[1], "w").write(json.dumps([status, time.time() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+"""
+
+
 def run(command, **options):
-    """Wall seconds, processor seconds and MiB at the peak of a process."""
-    start = time.time()
-    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **options)
-    out = p.stdout.read()
-    _, status, used = os.wait4(p.pid, 0)
+    """Wall seconds, processor seconds and MiB at the peak of a process, and what it printed."""
+    with tempfile.NamedTemporaryFile() as told:
+        # By a small process in between: the peak of a child begins with that of its parent.
+        out = subprocess.run([sys.executable, "-S", "-c", MEASURED, told.name, *command], stdout=subprocess.PIPE, text=True, check=True, **options).stdout
+        status, *used = json.loads(open(told.name).read())
     if status:
         sys.exit(f"{command} ended with {status}")
-    return time.time() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, out
+    return *used, out
 
 
 def loam(dir, labels, features, clock):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import subprocess
 from decimal import Decimal
 from pathlib import Path
 
@@ -162,6 +165,35 @@ def test_persist(store: loam.Store, labels: pd.DataFrame, tmp_path: Path) -> Non
     assert {p.name: p.read_bytes() for p in first.parent.iterdir()} == before
     with pytest.raises(loam.LoamError, match=r"end it in \.parquet"):
         job.persist(tmp_path / "churn.csv")
+
+
+def test_join_keys_under_other_names(store: loam.Store, labels: pd.DataFrame) -> None:
+    want = store.get_historical_features(labels, "small").to_arrow()
+    renamed = labels.rename(columns={"contact_id": "customer"})
+    got = store.get_historical_features(renamed, "small", join_keys={"contact_id": "customer"}).to_arrow()
+    assert got.column_names[0] == "customer"
+    assert got["profile__mkt_status"] == want["profile__mkt_status"]
+    with pytest.raises(loam.LoamError, match="contact_id"):
+        store.get_historical_features(renamed, "small").to_arrow()
+
+
+def test_snapshots_are_pinned_for_what_is_kept(
+    store: loam.Store, labels: pd.DataFrame, binary: Path, project: Path, tmp_path: Path
+) -> None:
+    def pinned() -> dict[str, bool]:
+        listed = subprocess.run([binary, "-C", project, "dataset", "list", "--json"], check=True, capture_output=True)
+        return {d["out"]: d["pinned"] == "yes" for d in json.loads(listed.stdout)}
+
+    job = store.get_historical_features(labels, "small")
+    kept = store.get_historical_features(labels, "small")
+    out, kept_out = job.card["out"], kept.card["out"]
+    assert pinned()[out]
+    assert pinned()[kept_out]
+    kept.persist(tmp_path / "kept.parquet")
+    del job, kept
+    gc.collect()
+    assert not pinned()[out]
+    assert pinned()[kept_out]
 
 
 def test_materialize(store: loam.Store) -> None:

@@ -25,14 +25,14 @@ class Field:
 
 @dataclass(frozen=True)
 class FeatureView:
-    """The features of one entity that come from one stream.
+    """The features of one entity that come from one stream; of a view on demand entity and stream are None.
 
     ttl is how long a value counts, as the project folder writes it (90d), and None where that is for ever.
     """
 
     name: str
-    entity: str
-    stream: str
+    entity: str | None
+    stream: str | None
     ttl: str | None
     features: tuple[Field, ...]
 
@@ -58,8 +58,8 @@ class Definitions:
             feature_views=tuple(
                 FeatureView(
                     name=v["name"],
-                    entity=v["entity"],
-                    stream=v["stream"],
+                    entity=v["entity"] or None,
+                    stream=v["stream"] or None,
                     ttl=None if v["ttl"] == "0" else v["ttl"],
                     features=tuple(Field(f["name"], f["type"]) for f in v["features"]),
                 )

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import subprocess
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,22 @@ from loam import binary
 from loam.binary import LoamError
 from loam.labels import Labels
 
+# How long snapshots may take to be unpinned, before it is left to `loam dataset list` and `unpin`.
+UNPIN_SECONDS = 60
+
 
 @dataclass(frozen=True)
 class Built:
-    """A training set that was built, and its card. A folder that it stands in for the time being goes when this does."""
+    """A training set that was built, and its card.
+
+    A folder that it stands in for the time being goes when this does, and then the snapshots that it was made from are unpinned,
+    unless it was kept elsewhere.
+    """
 
     out: Path
     labels: Path
     card: dict[str, Any]
+    kept: list[Path] = field(default_factory=list)
 
     def features(self) -> pa.Table:
         """The columns of features, as many rows as there are labels, in their order."""
@@ -47,6 +56,7 @@ class Built:
             shutil.copyfile(self.labels, labels_beside(out))
         shutil.copyfile(card_beside(self.out), card_beside(out))
         shutil.copyfile(self.out, out)
+        self.kept.append(out)
 
 
 def card_beside(out: Path) -> Path:
@@ -78,10 +88,19 @@ def build(program: Path, project: Path, labels: Labels, arguments: Sequence[str]
         raise
     built = Built(out, path, card)
     if folder is not None:
-        weakref.finalize(built, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(built, _forget, program, project, card_beside(out), folder, built.kept)
     if labels.table is not None and card["rows"] != labels.table.num_rows:
         raise LoamError(f"{labels.table.num_rows} labels went in and {card['rows']} rows came out: this is a defect of loam")
     return built
+
+
+def _forget(program: Path, project: Path, card: Path, folder: str, kept: list[Path]) -> None:
+    """Removes what was built for the time being. It may run while Python ends, when no thread can be started any more."""
+    if not kept:
+        command = [str(program), "-C", str(project), "dataset", "unpin", str(card)]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=UNPIN_SECONDS)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -101,10 +120,10 @@ def _replaced(path: Path) -> Iterator[None]:
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    for field in table.schema:
-        if pa.types.is_interval(field.type) or pa.types.is_union(field.type):
+    for column in table.schema:
+        if pa.types.is_interval(column.type) or pa.types.is_union(column.type):
             raise LoamError(
-                f"column {field.name} of the labels is {field.type}, which Parquet has no type for: leave it out or convert it"
+                f"column {column.name} of the labels is {column.type}, which Parquet has no type for: leave it out or convert it"
             )
     try:
         pq.write_table(_plain(table), path, store_schema=False)

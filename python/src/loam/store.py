@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,7 @@ class Store:
         time_column: str = "event_timestamp",
         at_label_time: Literal["include", "exclude"] = "include",
         require_complete: bool = False,
+        join_keys: Mapping[str, str] | None = None,
     ) -> RetrievalJob:
         """Asks for the features of labels, each as it was at the label's time. Nothing runs until the job is asked for a result.
 
@@ -60,6 +61,8 @@ class Store:
 
         known_at takes only what loam had recorded by then (a naive datetime is UTC). at_label_time="exclude" leaves out what
         happened at the very time of a label. require_complete=True refuses labels later than the watermark.
+
+        join_keys says which column of entity_df holds a join key, where that has another name: {"contact_id": "customer"}.
         """
         arguments = ["--as-of", as_of, "--time-column", time_column, *_features(features)]
         if known_at is not None:
@@ -70,6 +73,8 @@ class Store:
             arguments.append("--exclude-label-time")
         if require_complete:
             arguments.append("--require-complete")
+        for key, column in (join_keys or {}).items():
+            arguments += ["--join-key", f"{key}={column}"]
         labels = label_tables.take(entity_df)
 
         def build(out: Path | None) -> exchange.Built:
