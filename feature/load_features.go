@@ -3,6 +3,7 @@ package feature
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -134,7 +135,17 @@ func (l *loader) readFeature(r *reader, n *yaml.Node, field string, v *View) {
 	l.addFeature(r, n, field, v, f)
 }
 
+// ownName reports whether a name is one that tables of features have of loam's own, whatever its case.
+func ownName(name string) bool {
+	lower := strings.ToLower(name)
+	return lower == "label_row" || strings.HasPrefix(lower, "loam_")
+}
+
 func (l *loader) addFeature(r *reader, n *yaml.Node, field string, v *View, f Feature) {
+	if ownName(f.Name) {
+		r.problem(n, field, fmt.Sprintf("feature %s has a name that loam uses itself", f.Name), "rename it")
+		return
+	}
 	if slices.Contains(v.FeatureNames(), f.Name) {
 		r.problem(n, field, fmt.Sprintf("feature %s stands twice in the view", f.Name), "remove or rename one of them")
 		return
@@ -160,6 +171,10 @@ func (l *loader) readAggregate(r *reader, n *yaml.Node, field string, v *View) {
 		}
 	}
 	if !r.name(seen["name"], field+".name", a.Name) {
+		return
+	}
+	if ownName(a.Name) {
+		r.problem(n, field+".name", fmt.Sprintf("aggregate %s has a name that loam uses itself", a.Name), "rename it")
 		return
 	}
 	switch {

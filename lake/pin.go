@@ -111,7 +111,7 @@ func schema(meta table.Metadata, id int) *iceberg.Schema {
 	return nil
 }
 
-// Tags are the tags of one of the project's tables, by the table's full name; none where the table is gone.
+// Tags are the tags of a table, by the table's full name; none where the table is gone.
 func (l *Lake) Tags(ctx context.Context, name string) ([]string, error) {
 	t, err := l.openNamed(ctx, name)
 	if errors.Is(err, ErrNoTable) {
@@ -132,7 +132,7 @@ func (t *Table) tags() []string {
 	return names
 }
 
-// Unpin takes a tag from a snapshot of one of the project's tables, by the table's full name, so that it may expire. It
+// Unpin takes a tag from a snapshot of a table, by its full name, so that it may expire. It
 // reports whether the tag was there.
 func (l *Lake) Unpin(ctx context.Context, name, tag string) (bool, error) {
 	t, err := l.openNamed(ctx, name)
@@ -144,11 +144,11 @@ func (l *Lake) Unpin(ctx context.Context, name, tag string) (bool, error) {
 	return true, t.Untag(ctx, tag)
 }
 
-// openNamed opens one of the project's tables by its full name.
+// openNamed opens a table by its full name.
 func (l *Lake) openNamed(ctx context.Context, full string) (*Table, error) {
 	prefix := l.TableName("")
-	if len(full) <= len(prefix) || full[:len(prefix)] != prefix {
-		return nil, fmt.Errorf("table %s is not of project %s", full, l.config.Namespace)
+	if len(full) <= len(prefix) || full[:len(prefix)] != prefix { // a table of others that labels came from
+		return l.OpenForeign(ctx, full, 0)
 	}
 	return l.openTable(ctx, full[len(prefix):])
 }

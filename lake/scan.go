@@ -53,7 +53,9 @@ func (t *Table) Scan(ctx context.Context, o ScanOptions) (sql.Files, error) {
 
 // relation gives these files, with the columns of the table that are named, or all where columns is nil.
 func (t *Table) relation(ctx context.Context, files []*liveFile, columns []string) (sql.Files, error) {
-	relation := sql.Files{Same: len(t.tbl.Metadata().Schemas()) == 1} // files of a table that never changed are all alike
+	// Files of a table that never changed are all alike. Its first schema has the number 0.
+	schemas := t.tbl.Metadata().Schemas()
+	relation := sql.Files{Same: len(schemas) == 1 && schemas[0].ID == 0}
 	for _, f := range t.readSchema().Fields() {
 		if columns == nil || slices.Contains(columns, f.Name) {
 			relation.Columns = append(relation.Columns, sql.FileColumn{FieldID: f.ID, Name: f.Name, Type: duckType(f.Type)})

@@ -79,7 +79,7 @@ func produce(ctx context.Context, l *lake.Lake, p *feature.Project, request feat
 	}
 	b.card = &Card{
 		Version: CardVersion, Clock: clockText(request.AsOf), Name: request.Name, Project: p.Name, CreatedAt: start.UTC().Truncate(time.Microsecond),
-		Out: b.request.Out, Snapshots: map[string]int64{}, Tables: map[string]lake.Pin{}, Watermarks: map[string]time.Time{}, Loam: o.Version, Tag: "dataset-" + uuid.NewString(),
+		Out: b.request.Out, Snapshots: map[string]int64{}, Tables: map[string]lake.Pin{}, Watermarks: map[string]time.Time{}, Loam: o.Version, Tag: TagPrefix + uuid.NewString(),
 		Request: CardRequest{
 			Service: request.Service, TimeColumn: request.TimeColumn, AsOf: string(request.AsOf), KnownAt: request.KnownAt,
 			AtLabelTime: "include", RequireComplete: request.RequireComplete,
@@ -302,16 +302,15 @@ func (b *build) watermarks(ctx context.Context) error {
 		return nil
 	}
 	for _, j := range b.jobs {
-		offsets, err := j.reading.Offsets()
+		mark, err := b.mark(ctx, j.stream, j.reading)
 		if err != nil {
 			return err
 		}
-		mark, ok := offsets.Watermark()
-		if !ok {
+		if mark == nil {
 			empty = j.stream.Name
 			continue
 		}
-		at := time.UnixMicro(mark).UTC()
+		at := *mark
 		b.card.Watermarks[j.stream.Name] = at
 		if least == nil || at.Before(*least) {
 			least = &at

@@ -3,7 +3,6 @@ package pit
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +12,9 @@ import (
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/lake"
 )
+
+// TagPrefix begins the tags of snapshots that training sets were made from.
+const TagPrefix = "dataset-"
 
 // CardVersion is the version of the card's format, which is frozen.
 const CardVersion = 1
@@ -211,30 +213,27 @@ func (b *build) keepCard(ctx context.Context, start time.Time) error {
 		return fmt.Errorf("write the card: %w", err)
 	}
 	path := b.cardPath()
+	part := path + b.card.Tag[len(b.card.Tag)-8:] + ".part"
 	if path != "" {
-		if err := writeCard(path, append(text, '\n')); err != nil {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return fmt.Errorf("write the card: %w", err)
+		}
+		defer os.Remove(part) // it is there only where something failed
+		if err := os.WriteFile(part, append(text, '\n'), 0o644); err != nil {
 			return fmt.Errorf("write the card: %w", err)
 		}
 	}
+	// Last what replaces a card that is there.
 	if err := b.lake.AppendCard(ctx, b.request.Name, b.request.Out, string(text), start.UnixMicro()); err != nil {
-		return errors.Join(err, b.dropCard())
-	}
-	return nil
-}
-
-func writeCard(path string, text []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	part := path + ".part"
-	err := os.WriteFile(part, text, 0o644)
-	if err == nil {
-		err = os.Rename(part, path)
+	if path == "" {
+		return nil
 	}
-	if err != nil {
-		_ = os.Remove(part) // it may not be there
+	if err := os.Rename(part, path); err != nil {
+		return fmt.Errorf("write the card: %w", err)
 	}
-	return err
+	return nil
 }
 
 // dropCard removes the card's file.

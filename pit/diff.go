@@ -218,8 +218,8 @@ func DiffRows(ctx context.Context, a, b *Card, pathA, pathB string) ([]RowsDiffe
 		counts[i] = sql.Fragment(sql.Render("count(*) FILTER (a.{c} IS DISTINCT FROM b.{c})", sql.Args{"c": sql.Ident(c)}))
 		dst[i] = &n[i]
 	}
-	err = db.QueryRow(ctx, sql.Render("SELECT {counts} FROM read_parquet({a}, file_row_number = true) a JOIN read_parquet({b}, file_row_number = true) b USING (file_row_number)",
-		sql.Args{"counts": sql.Join(", ", counts), "a": sql.Literal(pathA), "b": sql.Literal(pathB)}), nil, dst...)
+	err = db.QueryRow(ctx, sql.Render("SELECT {counts} FROM read_parquet({a}, file_row_number = true, hive_partitioning = false) a JOIN read_parquet({b}, file_row_number = true, hive_partitioning = false) b USING (file_row_number)",
+		sql.Args{"counts": sql.Join(", ", counts), "a": sql.Path(pathA), "b": sql.Path(pathB)}), nil, dst...)
 	if err != nil {
 		return nil, fmt.Errorf("compare the rows of %s and %s: %w", pathA, pathB, err)
 	}

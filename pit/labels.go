@@ -42,10 +42,8 @@ func (b *build) loadLabels(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("labels %s: %w", from.what, err)
 	}
-	if from.csv != "" {
-		if err := checkTimes(ctx, b.db, from.csv, b.request.TimeColumn); err != nil {
-			return err
-		}
+	if err := l.checkTexts(ctx, b.db, from); err != nil {
+		return err
 	}
 	aliases, err := l.join(from, b.request.JoinKeys)
 	if err != nil {
@@ -56,6 +54,9 @@ func (b *build) loadLabels(ctx context.Context) error {
 		sql.Args{"aliases": aliases, "row": sql.Ident(labelRow), "time": sql.Ident(labelTime), "moment": moment, "scan": from.scan}))
 	if err != nil {
 		return fmt.Errorf("read labels %s: %w", from.what, err)
+	}
+	if err := l.checkTimes(ctx, b.db, from.what); err != nil {
+		return err
 	}
 	if err := b.db.Exec(ctx, "DROP TABLE IF EXISTS "+sourceTable); err != nil {
 		return err
@@ -167,27 +168,49 @@ func (l *labels) join(from source, joinKeys map[string]string) (sql.Fragment, er
 }
 
 // csvOptions are how CSV files are read: the first line names the columns, and all of the file decides on their types.
-const csvOptions = "header = true, sample_size = -1"
+const csvOptions = "header = true, sample_size = -1, hive_partitioning = false"
 
-// checkTimes refuses times of a CSV file that are not written as ISO 8601 does. DuckDB would take 01/02/2026 for the
-// first of February, and who meant the second of January would have a training set that looks a month ahead.
-func checkTimes(ctx context.Context, db *sql.DB, path, column string) error {
-	statement := sql.Render("SELECT count(*) FROM read_csv({path}, "+csvOptions+", all_varchar = true) "+
-		"WHERE {column} IS NOT NULL AND try_cast({column} AS TIMESTAMPTZ) IS NULL", sql.Args{"column": sql.Ident(column), "path": sql.Literal(path)})
+// checkTexts refuses times in text that are not written as ISO 8601 does. DuckDB would take 01/02/2026 for the first of
+// February, and 01-02-26 for a day of the year 1 or of 2001; who meant another would have a training set that looks ahead.
+func (l *labels) checkTexts(ctx context.Context, db *sql.DB, from source) error {
+	scan := from.scan
+	if from.csv != "" {
+		scan = sql.Fragment(sql.Render("read_csv({path}, "+csvOptions+", all_varchar = true)", sql.Args{"path": sql.Path(from.csv)}))
+	} else if typ, _ := l.typeOf(l.time); typ != "VARCHAR" {
+		return nil
+	}
 	var bad int64
-	if err := db.QueryRow(ctx, statement, nil, &bad); err != nil {
-		return fmt.Errorf("read labels %s: %w", path, err)
+	err := db.QueryRow(ctx, sql.Render("SELECT count(*) FROM {scan} WHERE {column} IS NOT NULL AND (try_cast({column} AS TIMESTAMPTZ) IS NULL "+
+		`OR NOT regexp_matches({column}, '^\s*[0-9]{4,}-[0-9]{2}-[0-9]{2}'))`, sql.Args{"column": sql.Ident(l.time), "scan": scan}), nil, &bad)
+	if err != nil {
+		return fmt.Errorf("read labels %s: %w", from.what, err)
 	}
 	if bad > 0 {
 		return fmt.Errorf("labels %s: %d values of time column %s are no times as ISO 8601 writes them, such as 2026-11-01 or 2026-11-01T12:00:00Z",
-			path, bad, column)
+			from.what, bad, l.time)
+	}
+	return nil
+}
+
+// checkTimes refuses times that are none, such as infinity, or that no other tool could read.
+func (l *labels) checkTimes(ctx context.Context, db *sql.DB, what string) error {
+	var bad int64
+	var first *int64
+	err := db.QueryRow(ctx, sql.Render("SELECT count(*), min({row}) FROM labels WHERE NOT isfinite({time}) OR {time} < '0001-01-01 00:00:00Z' OR {time} >= '10000-01-01 00:00:00Z'",
+		sql.Args{"row": sql.Ident(labelRow), "time": sql.Ident(labelTime)}), nil, &bad, &first)
+	if err != nil {
+		return fmt.Errorf("read the times of labels %s: %w", what, err)
+	}
+	if bad > 0 {
+		return fmt.Errorf("labels %s: %d values of time column %s are not in the years 1 to 9999, the first in row %d, counted from 0: mend them, or leave them empty",
+			what, bad, l.time, *first)
 	}
 	return nil
 }
 
 // csvScan is a scan of a CSV file. Types are found by looking at all of it, but for keys that are text.
 func csvScan(ctx context.Context, db *sql.DB, path string, textKeys []string) (sql.Fragment, error) {
-	args := sql.Args{"path": sql.Literal(path), "types": ""}
+	args := sql.Args{"path": sql.Path(path), "types": ""}
 	rows, err := db.Query(ctx, sql.Render("SELECT column_name FROM (DESCRIBE SELECT * FROM read_csv({path}, "+csvOptions+"))", args))
 	if err != nil {
 		return "", fmt.Errorf("read labels %s: %w", path, err)
@@ -261,12 +284,12 @@ func (l *labels) names() []string {
 }
 
 // key is the expression of an entity's key in the labels, or of its columns in a stream: one value, so that statements
-// need not know how many columns it has. The types are the stream's.
+// need not know how many columns it has. The types are the stream's; a label's value that can't be one is no entity's.
 func key(prefix string, joinKeys []string, s *feature.Stream) sql.Fragment {
 	parts := make([]sql.Fragment, len(joinKeys))
 	for i, k := range joinKeys {
 		c, _ := s.Column(k)
-		parts[i] = sql.Fragment(prefix) + sql.Ident(k) + "::" + sql.Fragment(c.Type.SQL())
+		parts[i] = sql.Fragment(sql.Render("TRY_CAST({column} AS {type})", sql.Args{"column": sql.Fragment(prefix) + sql.Ident(k), "type": sql.Fragment(c.Type.SQL())}))
 	}
 	if len(parts) == 1 {
 		return parts[0]

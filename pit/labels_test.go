@@ -1,8 +1,13 @@
 package pit
 
 import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/loamdata/loam/feature"
 )
@@ -24,5 +29,102 @@ func TestLabelsRefused(t *testing.T) {
 		if (c.err == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%q: error %v, want %q", c.labels, err, c.err)
 		}
+	}
+}
+
+// Labels whose times or places could be taken for others are refused, or read as what they are.
+func TestLabelsThatCouldBeTakenForOthers(t *testing.T) {
+	w := newWorld(t, map[string]string{
+		"loam.yaml": "project: odd", "streams/thing.yaml": thingStream, "streams/fact.yaml": factStream, "features/f.yaml": oracleViews + `
+  - {name: alone, on_demand: {request: [{name: n, type: int64}]}, features: [{name: twice, type: int64, sql: "n * 2"}]}
+`,
+	})
+	w.take("thing", "file:x", 1, []string{happening{id: "a", at: 100, received: 100, v: 1}.event("Thing", 0)})
+	features, err := w.project.Resolve([]string{"plain:v"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ csv, err string }{
+		"infinity":         {"id,event_timestamp\na,2026-01-01T00:10:00Z\na,infinity\n", "1 values of time column event_timestamp"},
+		"two digits":       {"id,event_timestamp\na,01-02-26\n", "no times as ISO 8601 writes them"},
+		"a year too great": {"id,event_timestamp\na,2026-01-01T00:10:00Z\na,20260-01-01T00:00:00Z\n", "not in the years 1 to 9999, the first in row 1"},
+	} {
+		w.put("labels.csv", c.csv)
+		if _, err := w.build(feature.DatasetRequest{Labels: "labels.csv", Features: features}, 0); err == nil || !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%s: %v, want %q", name, err, c.err)
+		}
+	}
+	w.exec("COPY (SELECT unnest([1, 2]) AS n, 'a' AS id, unnest([TIMESTAMPTZ '-infinity', TIMESTAMPTZ '2026-01-01 00:10:00Z']) AS event_timestamp) TO '" + filepath.Join(w.dir, "inf.parquet") + "'")
+	if _, err := w.build(feature.DatasetRequest{Labels: "inf.parquet", Features: features}, 0); err == nil || !strings.Contains(err.Error(), "the first in row 0") {
+		t.Errorf("-infinity: %v", err)
+	}
+	// What would be a pattern is a name, and the name of a folder is no column.
+	w.put("l1.csv", "id,event_timestamp\nother,2026-01-01T00:10:00Z\n")
+	w.put("l[1].csv", "id,event_timestamp\na,2026-01-01T00:10:00Z\n")
+	if err := os.Mkdir(filepath.Join(w.dir, "part=7"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w.put("part=7/l.csv", "id,event_timestamp\na,2026-01-01T00:10:00Z\n")
+	for _, path := range []string{"l[1].csv", "part=7/l.csv"} {
+		if _, err := w.build(feature.DatasetRequest{Labels: path, Features: features}, 0); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.read(); len(got) != 1 || got[0]["id"] != "a" || len(got[0]) != 3 {
+			t.Errorf("%s: %v", path, got)
+		}
+	}
+	// A split by the first entity's key where no feature has one.
+	split, err := feature.ParseSplit("key:0.5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.put("n.csv", "n,event_timestamp\n1,2026-01-01T00:10:00Z\n")
+	alone, err := w.project.Resolve([]string{"alone"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.build(feature.DatasetRequest{Labels: "n.csv", Features: alone, Split: split}, 0); err == nil || !strings.Contains(err.Error(), "name a column, as in key=COLUMN:0.8") {
+		t.Errorf("a split without a key: %v", err)
+	}
+	// What loam had recorded by then was nothing, so no label was complete.
+	known := time.Unix(0, 0)
+	w.put("good.csv", "id,event_timestamp\na,2026-01-01T00:01:00Z\n")
+	if _, err := w.build(feature.DatasetRequest{Labels: "good.csv", Features: features, KnownAt: &known, RequireComplete: true}, 0); !errors.Is(err, ErrIncomplete) {
+		t.Errorf("known at a time before all: %v", err)
+	}
+	if _, err := w.build(feature.DatasetRequest{LabelsTable: "thing_history", TimeColumn: "valid_from", Features: features, KnownAt: &known}, 0); err == nil || !strings.Contains(err.Error(), "isn't cut to known_at") {
+		t.Errorf("labels of a history, with known_at: %v", err)
+	}
+}
+
+// A training set that stood where one is asked for stays if the new one's card can't be kept; what is no card isn't replaced by one.
+func TestWhatIsReplacedStaysUntilAllIsKept(t *testing.T) {
+	w := newWorld(t, map[string]string{
+		"loam.yaml": "project: stays", "streams/thing.yaml": thingStream, "streams/fact.yaml": factStream, "features/f.yaml": oracleViews,
+	})
+	w.put("labels.csv", "id,event_timestamp\na,2026-01-01T00:01:00Z\n")
+	if _, err := w.build(feature.DatasetRequest{Labels: "labels.csv"}, 0); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(filepath.Join(w.dir, "out.parquet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	card := filepath.Join(w.dir, "out.card.json")
+	if err := os.Remove(card); err != nil {
+		t.Fatal(err)
+	}
+	for _, where := range []string{"loam.yaml", "labels.csv/card.json"} {
+		w.put("two.csv", "id,event_timestamp\na,2026-01-01T00:01:00Z\nb,2026-01-01T00:01:00Z\n")
+		if _, err := w.build(feature.DatasetRequest{Labels: "two.csv", Card: where}, 0); err == nil {
+			t.Errorf("a card at %s was kept", where)
+		}
+		after, err := os.ReadFile(filepath.Join(w.dir, "out.parquet"))
+		if err != nil || !bytes.Equal(before, after) {
+			t.Errorf("with a card at %s what stood there is gone: %v", where, err)
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(w.dir, "out.parquet.*")); err != nil || len(left) > 0 {
+		t.Errorf("left over: %v, %v", left, err)
 	}
 }

@@ -101,6 +101,9 @@ func otherwise(in feature.Input, typ string) sql.Fragment {
 			return "TRY_CAST(" + cast + " AS " + sql.Fragment(typ) + ") IS DISTINCT FROM " + sql.Ident(in.Name)
 		}
 	}
+	if in.Type == (feature.Type{Kind: feature.Int64}) && typ == "VARCHAR" { // DuckDB would round
+		return sql.Fragment(sql.Render("({cast} IS NULL OR NOT regexp_full_match({column}, '\\s*[+-]?[0-9]+\\s*'))", sql.Args{"cast": cast, "column": sql.Ident(in.Name)}))
+	}
 	return cast + " IS NULL"
 }
 

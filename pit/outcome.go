@@ -93,7 +93,12 @@ func (b *build) outcomeMark(ctx context.Context, o *outcomeJob) (*time.Time, err
 		i := slices.IndexFunc(b.again.Labels.Outcomes, func(c CardOutcome) bool { return c.Column == o.Name })
 		return b.again.Labels.Outcomes[i].CompleteUntil, nil
 	}
-	offsets, err := o.reading.Offsets()
+	return b.mark(ctx, o.stream, o.reading)
+}
+
+// mark is the event time up to which a stream is complete, in what the build may know of it; nil where it is empty.
+func (b *build) mark(ctx context.Context, s *feature.Stream, reading *lake.Reading) (*time.Time, error) {
+	offsets, err := reading.Offsets()
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +108,7 @@ func (b *build) outcomeMark(ctx context.Context, o *outcomeJob) (*time.Time, err
 	}
 	if b.request.KnownAt != nil {
 		// By then the stream was complete up to what its partitions had brought; of files, which have no order, up to the newest.
-		if err := o.reading.LogView(ctx, b.db, "loam_known", nil, false); err != nil {
+		if err := reading.LogView(ctx, b.db, "loam_known", nil, false); err != nil {
 			return nil, err
 		}
 		live, least := "NOT topic_live(topic)", "max"
@@ -118,7 +123,7 @@ FROM (SELECT epoch_us(max(event_time)) AS newest FROM loam_known WHERE {recorded
 		if err != nil || known == nil {
 			return nil, err
 		}
-		mark = min(mark, *known-o.stream.AllowedLateness.Microseconds())
+		mark = min(mark, *known-s.AllowedLateness.Microseconds())
 	}
 	at := time.UnixMicro(mark).UTC()
 	return &at, nil

@@ -27,12 +27,15 @@ type output struct {
 	scratch   string   // what names of parts begin with
 	parts     []string // Parquet files written so far
 	whole     string   // the file or folder that is to be moved to path, once it is finished
+	mark      string   // what tells its names from those of others: the end of the build's tag
+	old       string   // where stands what it replaces, until its card is kept; "" where there was nothing
 	columns   []string // of the training set
 }
 
 // newOutput checks that the training set can be put where it is asked for.
 func (b *build) newOutput() (*output, error) {
-	o := &output{path: b.request.Out, format: b.request.Format(), partition: b.request.PartitionBy, scratch: b.request.Out}
+	o := &output{path: b.request.Out, format: b.request.Format(), partition: b.request.PartitionBy, mark: "." + b.card.Tag[len(b.card.Tag)-8:]}
+	o.scratch = o.path + o.mark
 	if o.format == feature.StreamOut {
 		if b.options.Stream == nil {
 			return nil, errors.New("there is no standard output to write a training set to: name a file")
@@ -118,7 +121,7 @@ func (o *output) add(ctx context.Context, db *sql.DB, first int64) error {
 	}
 	return db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP VIEW dataset AS SELECT * EXCLUDE (file_row_number), file_row_number + {first} AS {row} "+
 		"FROM read_parquet({part}, file_row_number = true, hive_partitioning = false)", sql.Args{
-		"first": sql.Fragment(fmt.Sprint(first)), "row": sql.Ident(labelRow), "part": sql.Literal(part),
+		"first": sql.Fragment(fmt.Sprint(first)), "row": sql.Ident(labelRow), "part": sql.Path(part),
 	}))
 }
 
@@ -161,10 +164,7 @@ func (o *output) finish(ctx context.Context, db *sql.DB) error {
 	if o.format == feature.StreamOut {
 		return nil
 	}
-	o.whole = o.path + ".part"
-	if err := os.RemoveAll(o.whole); err != nil { // of a build that was killed
-		return fmt.Errorf("write %s: %w", o.whole, err)
-	}
+	o.whole = o.scratch + ".whole"
 	err := o.write(ctx, db)
 	if err == nil && o.format == feature.PartitionOut {
 		err = os.MkdirAll(o.whole, 0o755) // there is none yet where no label is
@@ -179,7 +179,7 @@ func (o *output) finish(ctx context.Context, db *sql.DB) error {
 func (o *output) all() sql.Fragment {
 	parts := make([]sql.Fragment, len(o.parts))
 	for i, p := range o.parts {
-		parts[i] = sql.Literal(p)
+		parts[i] = sql.Path(p)
 	}
 	return sql.Fragment(sql.Render("FROM read_parquet([{parts}], hive_partitioning = false)", sql.Args{"parts": sql.Join(", ", parts)}))
 }
@@ -238,30 +238,34 @@ func (o *output) stream(ctx context.Context, db *sql.DB, to io.Writer) error {
 	return nil
 }
 
-// deliver moves what is finished to where it is asked for, in the place of what is there.
+// deliver moves what is finished to where it is asked for, in the place of what is there, which is kept aside.
 func (o *output) deliver() error {
-	old := o.path + ".old"
-	if o.format == feature.PartitionOut {
-		if err := os.RemoveAll(old); err != nil {
-			return fmt.Errorf("write %s: %w", o.path, err)
-		}
-		if err := os.Rename(o.path, old); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("write %s: %w", o.path, err)
-		}
-	}
-	if err := os.Rename(o.whole, o.path); err != nil {
-		_ = os.Rename(old, o.path) // it may not be there
+	old := o.scratch + ".old"
+	switch err := os.Rename(o.path, old); {
+	case err == nil:
+		o.old = old
+	case !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("write %s: %w", o.path, err)
 	}
-	if o.format == feature.PartitionOut {
-		return os.RemoveAll(old)
+	if err := os.Rename(o.whole, o.path); err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", o.path, err), o.restore())
 	}
 	return nil
 }
 
-// discard removes what is left of the parts.
+// restore puts what was replaced back.
+func (o *output) restore() error {
+	if err := os.RemoveAll(o.path); err != nil || o.old == "" {
+		return err
+	}
+	old := o.old
+	o.old = ""
+	return os.Rename(old, o.path)
+}
+
+// discard removes what is left of the parts, and what was replaced.
 func (o *output) discard() {
-	for _, p := range append(o.parts, o.whole) {
+	for _, p := range append(o.parts, o.whole, o.old) {
 		if p != "" {
 			_ = os.RemoveAll(p) // it may not be there
 		}
@@ -284,7 +288,7 @@ func (b *build) hand(ctx context.Context, o *output, start time.Time) error {
 		return err
 	}
 	if err := b.keepCard(ctx, start); err != nil {
-		return errors.Join(err, os.RemoveAll(o.path))
+		return errors.Join(err, o.restore())
 	}
 	return nil
 }

@@ -104,6 +104,9 @@ func (b *build) planLabels(ctx context.Context) error {
 				t = read
 			}
 		}
+		if b.request.KnownAt != nil && b.ofStream(t) {
+			return b.labelError("table", fmt.Errorf("%s is a stream's table, which isn't cut to known_at: take the labels by a query over the stream's log", t.Name()))
+		}
 		b.labelTable = t
 		if t.SnapshotID() != 0 {
 			b.card.Snapshots[t.Name()] = t.SnapshotID()
@@ -133,6 +136,13 @@ func (b *build) planLabels(ctx context.Context) error {
 		b.labelQuery = query
 	}
 	return nil
+}
+
+// ofStream reports whether a table is a log or a history of the project.
+func (b *build) ofStream(t *lake.Table) bool {
+	return slices.ContainsFunc(b.project.Streams, func(s *feature.Stream) bool {
+		return t.Name() == b.lake.TableName(lake.LogName(s.Name)) || t.Name() == b.lake.TableName(lake.HistoryName(s.Name))
+	})
 }
 
 // openLabels opens the table of labels: as it is now, or as it was read before.
@@ -192,7 +202,7 @@ func fileSource(ctx context.Context, db *sql.DB, path string, textKeys []string)
 	}
 	switch lower := strings.ToLower(path); {
 	case strings.HasSuffix(lower, ".parquet"):
-		s.scan = sql.Fragment(sql.Render("read_parquet({path})", sql.Args{"path": sql.Literal(path)}))
+		s.scan = sql.Fragment(sql.Render("read_parquet({path}, hive_partitioning = false)", sql.Args{"path": sql.Path(path)}))
 	case strings.HasSuffix(lower, ".csv"), strings.HasSuffix(lower, ".csv.gz"):
 		s.csv = path
 		s.scan, err = csvScan(ctx, db, path, textKeys)
@@ -428,6 +438,11 @@ func (b *build) paths() error {
 		return fmt.Errorf("the training set would overwrite its labels %s: name another file", r.Labels)
 	case card != "" && card == r.Out:
 		return fmt.Errorf("the training set and its card would be one file %s: name another", card)
+	}
+	if _, err := os.Stat(card); card != "" && err == nil {
+		if _, err := ReadCard(card); err != nil {
+			return fmt.Errorf("%s is there and can't be read as a card, so it isn't replaced by one: name another, or remove it", card)
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package pit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -130,7 +131,9 @@ func (b *build) part() (sql.Fragment, error) {
 	if len(s.Shares) > 0 {
 		columns := []string{s.Column}
 		if s.Column == "" {
-			columns = nil
+			if columns = nil; len(b.jobs) == 0 {
+				return "", errors.New("split: no feature has an entity whose key could tell the parts: name a column, as in key=COLUMN:0.8")
+			}
 			for _, k := range b.jobs[0].entity.JoinKeys {
 				columns = append(columns, b.labelColumn(k))
 			}

@@ -3,6 +3,7 @@ package pit
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -55,6 +56,9 @@ func (b *build) events(ctx context.Context, w *windowPlan, log string, span lake
 	})
 	d := newDiffer(s, 0)
 	newest := make([]int64, w.forest.nodes())
+	for i := range newest {
+		newest[i] = math.MinInt64
+	}
 	w.newest = &greatest{at: newest}
 	onEvent := b.request.AsOf == feature.EventClock
 	ranks := topics{}
@@ -269,7 +273,7 @@ func (w *windowPlan) write(ctx context.Context, db *sql.DB) error {
 	return db.Exec(ctx, "DROP TABLE aggregated")
 }
 
-// greatest keeps the newest time at each node; 0 stands for none.
+// greatest keeps the newest time at each node; the least of all stands for none.
 type greatest struct{ at []int64 }
 
 func (g *greatest) bind(arrow.Array)          {}
@@ -280,7 +284,7 @@ func (g *greatest) column(f *forest) arrow.Array {
 	b := array.NewInt64Builder(memory.DefaultAllocator)
 	defer b.Release()
 	f.leaves(func(node int32) {
-		if us := g.at[node]; us != 0 {
+		if us := g.at[node]; us != math.MinInt64 {
 			b.Append(us)
 		} else {
 			b.AppendNull()

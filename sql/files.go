@@ -74,7 +74,7 @@ func (db *DB) LakeView(ctx context.Context, name string, f Files, positions bool
 func (f Files) scan(which []int, positions bool, deletes Fragment) string {
 	paths := make([]Fragment, len(which))
 	for i, w := range which {
-		paths[i] = Literal(f.Files[w].Path)
+		paths[i] = Path(f.Files[w].Path)
 	}
 	schema := make([]Fragment, len(f.Columns))
 	names := make([]string, len(f.Columns))

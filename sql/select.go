@@ -61,7 +61,7 @@ func (db *DB) CheckSelect(ctx context.Context, text string, tables []string) (*S
 	if w.refused != "" {
 		return nil, fmt.Errorf("%s", w.refused)
 	}
-	s := &Select{Text: text, tree: tree}
+	s := &Select{Text: strings.TrimRight(text, "; \t\r\n"), tree: tree}
 	for _, name := range w.tables {
 		i := slices.IndexFunc(tables, func(t string) bool { return strings.EqualFold(t, name) })
 		switch {

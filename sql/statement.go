@@ -64,6 +64,11 @@ func Literal(text string) Fragment {
 	return Fragment("'" + strings.ReplaceAll(text, "'", "''") + "'")
 }
 
+// Path quotes the path of one file that a table function reads: what would be a pattern there stands for itself.
+func Path(path string) Fragment {
+	return Literal(strings.NewReplacer("[", "[[]", "*", "[*]", "?", "[?]").Replace(path))
+}
+
 // Join joins fragments.
 func Join(separator string, fragments []Fragment) Fragment {
 	texts := make([]string, len(fragments))

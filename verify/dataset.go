@@ -89,6 +89,8 @@ type trainingCard struct {
 		Type   string `json:"type"`
 	} `json:"features"`
 	Definitions []feature.Definition `json:"definitions"`
+	RowsHash    string               `json:"rows_hash"`
+	Unhashed    []string             `json:"unhashed"`
 	Tables      map[string]lake.Pin  `json:"tables"`
 }
 
@@ -141,6 +143,9 @@ func Dataset(ctx context.Context, l *lake.Lake, today *feature.Project, card []b
 		if err := c.rows(ctx, rows[done:min(done+sampleRowsMax, len(rows))]); err != nil {
 			return nil, err
 		}
+	}
+	if err := c.wholeFile(ctx); err != nil {
+		return nil, err
 	}
 	c.options.Progress(len(rows), len(rows))
 	return c.report, nil
@@ -237,7 +242,7 @@ func (c *datasetCheck) size(ctx context.Context) error {
 	if !strings.HasSuffix(strings.ToLower(c.options.File), ".parquet") {
 		return fmt.Errorf("the training set %s is no Parquet file, the one kind that is verified", c.options.File)
 	}
-	err := c.db.QueryRow(ctx, sql.Render("SELECT count(*) FROM read_parquet({file})", sql.Args{"file": sql.Literal(c.options.File)}), nil, &c.report.Rows)
+	err := c.db.QueryRow(ctx, sql.Render("SELECT count(*) FROM read_parquet({file})", sql.Args{"file": sql.Path(c.options.File)}), nil, &c.report.Rows)
 	if err != nil {
 		return fmt.Errorf("read the training set: %w", err)
 	}

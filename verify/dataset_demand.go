@@ -62,7 +62,7 @@ func (d *demandCheck) recomputed(in feature.Input, label int) wanted {
 }
 
 // check recomputes the picked rows, and compares. What is made of a sum of doubles may be as far off as that lets it be, which is
-// known for no expression: such values are held to a millionth of their size.
+// known for no expression: doubles that read such a sum are held to a millionth of their size.
 func (d *demandCheck) check(ctx context.Context) error {
 	items := []sql.Fragment{"loam_row"}
 	for _, in := range d.inputs {
@@ -81,7 +81,7 @@ func (d *demandCheck) check(ctx context.Context) error {
 	b := array.NewRecordBuilder(memory.DefaultAllocator, schema)
 	defer b.Release()
 	var labels []*label
-	near := false
+	near := map[string]bool{} // inputs that are sums of doubles
 	for _, batch := range batches {
 		defer batch.Release()
 		for i := range int(batch.NumRows()) {
@@ -95,7 +95,7 @@ func (d *demandCheck) check(ctx context.Context) error {
 					brought++
 				} else {
 					w := d.recomputed(in, len(labels))
-					value, near = w.value, near || w.near > 0
+					value, near[in.Name] = w.value, near[in.Name] || w.near > 0
 				}
 				appendArrow(b.Field(n+1), value)
 			}
@@ -128,7 +128,7 @@ func (d *demandCheck) columns() []feature.Column {
 }
 
 // evaluate gives the values of the expressions over the table demanded, by its numbers.
-func (d *demandCheck) evaluate(ctx context.Context, rows int, near bool) ([][]wanted, error) {
+func (d *demandCheck) evaluate(ctx context.Context, rows int, near map[string]bool) ([][]wanted, error) {
 	items := []sql.Fragment{"loam_number"}
 	for _, f := range d.features {
 		items = append(items, sql.Try(d.definition(f.name).SQL, f.typ.SQL()))
@@ -141,7 +141,8 @@ func (d *demandCheck) evaluate(ctx context.Context, rows int, near bool) ([][]wa
 				row := make([]wanted, len(d.features))
 				for n := range row {
 					row[n].value = arrowValue(batch.Column(n+1), i)
-					if v, ok := row[n].value.(float64); ok && near {
+					reads := d.definition(d.features[n].name).Reads
+					if v, ok := row[n].value.(float64); ok && slices.ContainsFunc(reads, func(in string) bool { return near[in] }) {
 						row[n].near = max(v, -v) / 1e6
 					}
 				}

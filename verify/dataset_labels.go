@@ -56,8 +56,8 @@ func (c *datasetCheck) pick(ctx context.Context, rows []int64) error {
 		numbers[i] = sql.Fragment(fmt.Sprint(r))
 	}
 	err := c.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP TABLE picked AS SELECT * RENAME (file_row_number AS loam_row) "+
-		"FROM read_parquet({file}, file_row_number = true) WHERE file_row_number IN (SELECT unnest([{rows}]::BIGINT[]))",
-		sql.Args{"file": sql.Literal(c.options.File), "rows": sql.Join(", ", numbers)}))
+		"FROM read_parquet({file}, file_row_number = true, hive_partitioning = false) WHERE file_row_number IN (SELECT unnest([{rows}]::BIGINT[]))",
+		sql.Args{"file": sql.Path(c.options.File), "rows": sql.Join(", ", numbers)}))
 	if err != nil {
 		return fmt.Errorf("read the training set: %w", err)
 	}
@@ -67,14 +67,14 @@ func (c *datasetCheck) pick(ctx context.Context, rows []int64) error {
 // passedThrough holds the labels' own columns against the labels, whose rows stand in the same order.
 func (c *datasetCheck) passedThrough(ctx context.Context) error {
 	var scan sql.Fragment
-	path := sql.Args{"path": sql.Literal(c.card.Labels.Path)}
+	path := sql.Args{"path": sql.Path(c.card.Labels.Path)}
 	switch lower := strings.ToLower(c.card.Labels.Path); {
 	case len(c.report.Notes) > 0: // they are gone, or others
 		return nil
 	case strings.HasSuffix(lower, ".parquet"):
-		scan = sql.Fragment(sql.Render("read_parquet({path})", path))
+		scan = sql.Fragment(sql.Render("read_parquet({path}, hive_partitioning = false)", path))
 	case strings.HasSuffix(lower, ".csv"), strings.HasSuffix(lower, ".csv.gz"):
-		scan = sql.Fragment(sql.Render("read_csv({path}, header = true, all_varchar = true)", path))
+		scan = sql.Fragment(sql.Render("read_csv({path}, header = true, all_varchar = true, hive_partitioning = false)", path))
 	default:
 		return nil
 	}

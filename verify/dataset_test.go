@@ -338,6 +338,34 @@ func shown(r *DatasetReport) string {
 	return string(text)
 }
 
+// What the slow path doesn't make again, the part of a split, or a row that it doesn't look at, shows in the hash of all rows.
+func TestDatasetHash(t *testing.T) {
+	w := newDatasetWorld(t)
+	w.fill(random(t))
+	split, err := feature.ParseSplit("key=id:0.5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.build(feature.DatasetRequest{AsOf: feature.ServedClock, Split: split})
+	if report := w.verify(DatasetOptions{Rows: 1}); !report.OK() {
+		t.Fatalf("nothing was altered, found %s", shown(report))
+	}
+	good, err := os.ReadFile(filepath.Join(w.dir, "out.parquet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, query := range []string{
+		"SELECT * REPLACE ('x' AS split) FROM {rows}",
+		"SELECT * REPLACE (CASE WHEN file_row_number = 199 THEN 1e9 ELSE plain__x END AS plain__x) FROM {rows}",
+	} {
+		w.put("out.parquet", string(good))
+		w.alter(query)
+		if report := w.verify(DatasetOptions{Rows: 1}); report.Total != 1 || !strings.Contains(report.First[0].Text, "the hash of all rows") {
+			t.Errorf("%s: found %s", query, shown(report))
+		}
+	}
+}
+
 // Whatever is wrong with a training set is found, and named.
 func TestDatasetFindings(t *testing.T) {
 	w := newDatasetWorld(t)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -70,8 +71,9 @@ func (a *app) listDatasets(ctx context.Context) error {
 		if row.Name == "" {
 			row.Name = filepath.Base(c.Out)
 		}
-		if row.Pinned, err = tags.of(ctx, c); err != nil {
-			return err
+		if row.Pinned, err = tags.of(ctx, c); err != nil { // one that can't be looked at hides no others
+			row.Pinned = "unknown"
+			a.say("%s: %v", row.Out, err)
 		}
 		all = append(all, row)
 	}
@@ -126,12 +128,13 @@ func (p *pins) of(ctx context.Context, c *pit.Card) (string, error) {
 
 func (a *app) datasetUnpinCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "unpin CARD.json",
+		Use:   "unpin CARD.json | TAG",
 		Short: "Let the snapshots of a training set expire",
 		Long: `unpin takes the tags from the snapshots that a training set was made from, so that they may expire and their files be removed.
-Once they have, the training set can't be rebuilt, verified or built with the same snapshots again. The file and its card stay.`,
+Once they have, the training set can't be rebuilt, verified or built with the same snapshots again. The file and its card stay.
+A training set whose card is gone, or was replaced by that of another, is named by its tag, which ` + "`loam dataset list --json`" + ` tells.`,
 		Example: "  loam dataset unpin churn.card.json",
-		Args:    arguments(1, 1, "name a card, such as churn.card.json"),
+		Args:    arguments(1, 1, "name a card, such as churn.card.json, or a tag"),
 		RunE:    func(c *cobra.Command, args []string) error { return a.unpinDataset(c.Context(), args[0]) },
 	}
 }
@@ -142,16 +145,16 @@ type unpinned struct {
 	Snapshots map[string]int64 `json:"snapshots"`
 }
 
-func (a *app) unpinDataset(ctx context.Context, cardPath string) error {
-	card, err := pit.ReadCard(cardPath)
-	if err != nil {
-		return err
-	}
+func (a *app) unpinDataset(ctx context.Context, named string) error {
 	_, l, err := a.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer l.Close()
+	card, err := a.cardNamed(ctx, l, named)
+	if err != nil {
+		return err
+	}
 	done := unpinned{Tag: card.Tag, Snapshots: map[string]int64{}}
 	for _, table := range slices.Sorted(maps.Keys(card.Snapshots)) {
 		was, err := l.Unpin(ctx, table, card.Tag)
@@ -173,6 +176,29 @@ func (a *app) unpinDataset(ctx context.Context, cardPath string) error {
 			fmt.Fprintf(w, "  snapshot %d of %s may expire\n", done.Snapshots[table], table)
 		}
 	})
+}
+
+// cardNamed is the card in a file, or the one that the lake keeps under a tag.
+func (a *app) cardNamed(ctx context.Context, l *lake.Lake, named string) (*pit.Card, error) {
+	if !strings.HasPrefix(named, pit.TagPrefix) || strings.HasSuffix(named, ".json") {
+		return pit.ReadCard(named)
+	}
+	db, err := sql.Open(ctx, sql.Options{Files: true, Threads: 1})
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	kept, err := l.Cards(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range kept {
+		c, err := pit.ParseCard("of "+k.Out, []byte(k.Card))
+		if err == nil && c.Tag == named {
+			return c, nil
+		}
+	}
+	return nil, fmt.Errorf("no training set has the tag %s: `loam dataset list --json` tells those that there are", named)
 }
 
 func (a *app) datasetDiffCommand() *cobra.Command {
@@ -210,12 +236,22 @@ func (a *app) diffDatasets(ctx context.Context, pathA, pathB string) error {
 		d.RowsUnknown = fileA + " is gone"
 	case !okB:
 		d.RowsUnknown = fileB + " is gone"
+	case !oneParquet(fileA):
+		d.RowsUnknown = fileA + " is not one Parquet file"
+	case !oneParquet(fileB):
+		d.RowsUnknown = fileB + " is not one Parquet file"
 	default:
 		if d.Rows, err = pit.DiffRows(ctx, cardA, cardB, fileA, fileB); err != nil {
-			return err
+			d.RowsUnknown = err.Error()
 		}
 	}
 	return a.result(d, func(w io.Writer) { printDiff(w, d, cardA.Rows) })
+}
+
+// oneParquet reports whether rows of a training set stand in one file, in the order of the labels.
+func oneParquet(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && !info.IsDir() && strings.HasSuffix(strings.ToLower(path), ".parquet")
 }
 
 func printDiff(w io.Writer, d *pit.CardDiff, rows int64) {

@@ -66,7 +66,7 @@ func (a *app) rebuildDataset(ctx context.Context, cardPath, labels, out string) 
 	defer db.Close()
 	bar := a.progress("rebuild")
 	rebuilt, err := pit.Rebuild(ctx, l, p, card, labels, out, exprChecker(ctx, db), pit.Options{
-		Now: a.now, Version: version, TempDir: tempDir(p),
+		Now: a.now, Version: version, MemoryBytes: p.MemoryBytes, TempDir: tempDir(p),
 		Step: func(what string, done, of int) { bar.at(int64(done), int64(of), what) },
 	})
 	bar.end()

@@ -257,19 +257,20 @@ func printRows(ctx context.Context, w io.Writer, path string, n int) error {
 
 // datasetScan is the relation of a training set, of whatever format.
 func datasetScan(ctx context.Context, db *sql.DB, path string) (sql.Fragment, error) {
-	literal := sql.Args{"path": sql.Literal(path), "files": sql.Literal(filepath.Join(path, "**", "*.parquet"))}
+	literal := sql.Args{"path": sql.Path(path), "files": sql.Path(path) + " || " + sql.Literal("/**/*.parquet")}
+	lower := strings.ToLower(path)
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("read the training set: %w", err)
 	case info.IsDir():
 		return sql.Fragment(sql.Render("read_parquet({files}, hive_partitioning = true)", literal)), nil
-	case strings.HasSuffix(path, ".csv"), strings.HasSuffix(path, ".csv.gz"):
-		return sql.Fragment(sql.Render("read_csv({path}, header = true, all_varchar = true)", literal)), nil
-	case strings.HasSuffix(path, ".arrow"):
+	case strings.HasSuffix(lower, ".csv"), strings.HasSuffix(lower, ".csv.gz"):
+		return sql.Fragment(sql.Render("read_csv({path}, header = true, all_varchar = true, hive_partitioning = false)", literal)), nil
+	case strings.HasSuffix(lower, ".arrow"):
 		return "shown", importArrow(ctx, db, "shown", path)
 	}
-	return sql.Fragment(sql.Render("read_parquet({path})", literal)), nil
+	return sql.Fragment(sql.Render("read_parquet({path}, hive_partitioning = false)", literal)), nil
 }
 
 // importArrow copies an Arrow IPC file into a table.

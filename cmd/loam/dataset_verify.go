@@ -48,7 +48,7 @@ func (a *app) verifyDataset(ctx context.Context, cardPath string, o verify.Datas
 	if err != nil {
 		return err
 	}
-	if !strings.HasSuffix(card.Out, ".parquet") {
+	if !strings.HasSuffix(strings.ToLower(card.Out), ".parquet") {
 		return fmt.Errorf("the training set %s is no Parquet file, which verify reads alone: `loam dataset rebuild %s --out FILE.parquet` makes one of the same rows",
 			card.Out, cardPath)
 	}
@@ -71,7 +71,7 @@ func (a *app) verifyDataset(ctx context.Context, cardPath string, o verify.Datas
 	}
 	defer db.Close()
 	bar := a.progress("verify")
-	o.File, o.Check, o.TempDir = file, exprChecker(ctx, db), tempDir(p)
+	o.File, o.Check, o.TempDir, o.MemoryBytes = file, exprChecker(ctx, db), tempDir(p), p.MemoryBytes
 	o.Progress = func(done, of int) { bar.at(int64(done), int64(of), "") }
 	report, err := verify.Dataset(ctx, l, p, text, o)
 	bar.end()
