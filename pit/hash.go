@@ -59,21 +59,18 @@ func (b *build) hashRows(ctx context.Context) error {
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("hash the rows: %w", err)
 	}
-	return b.db.Arrow(ctx, "SELECT "+string(sql.Join(", ", items))+" FROM dataset", func(r array.RecordReader) error {
+	return b.db.Batches(ctx, "SELECT "+string(sql.Join(", ", items))+" FROM dataset", func(batch arrow.RecordBatch) error {
 		var row []byte
-		for r.Next() {
-			batch := r.RecordBatch()
-			columns := make([]arrow.Array, batch.NumCols())
-			for i := range columns {
-				columns[i] = batch.Column(i)
+		columns := make([]arrow.Array, batch.NumCols())
+		for i := range columns {
+			columns[i] = batch.Column(i)
+		}
+		for i := range int(batch.NumRows()) {
+			row = binary.LittleEndian.AppendUint64(row[:0], uint64(columns[0].(*array.Int64).Value(i)))
+			for _, c := range columns[1:] {
+				row = appendHashed(row, c, i)
 			}
-			for i := range int(batch.NumRows()) {
-				row = binary.LittleEndian.AppendUint64(row[:0], uint64(columns[0].(*array.Int64).Value(i)))
-				for _, c := range columns[1:] {
-					row = appendHashed(row, c, i)
-				}
-				b.sum.add(row)
-			}
+			b.sum.add(row)
 		}
 		return nil
 	})

@@ -11,8 +11,8 @@ import (
 
 // patched makes the feature table of a view over a patch stream. Each feature reads one column, and a label sees of that
 // column the greatest change, by the request's clock, that carried it or deleted the entity: a newer patch of other
-// columns neither hides nor renews its value. So the statements of full states answer it, a column at a time, over the
-// changes that bear on the column.
+// columns neither hides nor renews its value. So the changes stream once past a matcher for each column, which
+// takes those that bear on it.
 func (b *build) patched(ctx context.Context, j *viewJob, s *slots, span lake.Span, log string) error {
 	var columns []string
 	for _, name := range j.features {

@@ -151,7 +151,7 @@ def live(dir):
 
 
 def windows(files, labels, clock, out):
-    return tuple(json.loads(run([sys.executable, "-c", WINDOWS, json.dumps(files), labels, {"event": "event_time", "served": "ingested_at"}[clock], out])[3]))
+    return tuple(json.loads(run([sys.executable, "-c", WINDOWS, json.dumps(files), labels, {"event": "event_time", "served": "ingested_at"}[clock], out])[3].splitlines()[-1]))
 
 
 def beside(name, rounds, ours, theirs):
