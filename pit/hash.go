@@ -42,22 +42,14 @@ func (b *build) hashRows(ctx context.Context) error {
 		}
 	}
 	items := []sql.Fragment{sql.Ident(labelRow)}
-	rows, err := b.db.Query(ctx, "SELECT column_name, column_type FROM (DESCRIBE dataset)")
+	columns, err := b.db.Columns(ctx, "dataset")
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var name, typ string
-		if err := rows.Scan(&name, &typ); err != nil {
-			return fmt.Errorf("hash the rows: %w", err)
+	for _, c := range columns {
+		if c.Name != labelRow && !slices.Contains(b.unhashed, c.Name) {
+			items = append(items, hashed(c))
 		}
-		if name != labelRow && !slices.Contains(b.unhashed, name) {
-			items = append(items, hashed(sql.Ident(name), typ))
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("hash the rows: %w", err)
 	}
 	return b.db.Batches(ctx, "SELECT "+string(sql.Join(", ", items))+" FROM dataset", func(batch arrow.RecordBatch) error {
 		var row []byte
@@ -77,20 +69,21 @@ func (b *build) hashRows(ctx context.Context) error {
 }
 
 // hashed is the expression of a column as it is hashed: a whole number, a double or a text.
-func hashed(column sql.Fragment, typ string) sql.Fragment {
-	switch {
-	case typ == "BIGINT", typ == "DOUBLE", typ == "VARCHAR":
-		return column
-	case typ == "FLOAT":
-		return column + "::DOUBLE"
-	case typ == "DATE":
-		return "date_diff('day', DATE '1970-01-01', " + column + ")"
-	case typ == "TIMESTAMP WITH TIME ZONE", typ == "TIMESTAMP", typ == "TIMESTAMP_S", typ == "TIMESTAMP_MS":
-		return "epoch_us(" + column + ")"
-	case slices.Contains([]string{"BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "UTINYINT", "USMALLINT", "UINTEGER"}, typ):
-		return column + "::BIGINT"
+func hashed(c sql.Column) sql.Fragment {
+	name := sql.Ident(c.Name)
+	switch c.Type {
+	case "BIGINT", "DOUBLE", "VARCHAR":
+		return name
+	case "FLOAT":
+		return name + "::DOUBLE"
+	case "DATE":
+		return "date_diff('day', DATE '1970-01-01', " + name + ")"
+	case "TIMESTAMP WITH TIME ZONE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS":
+		return "epoch_us(" + name + ")"
+	case "BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "UTINYINT", "USMALLINT", "UINTEGER":
+		return name + "::BIGINT"
 	default:
-		return column + "::VARCHAR"
+		return name + "::VARCHAR"
 	}
 }
 

@@ -13,14 +13,12 @@ import (
 
 // labels is the table of that name in DuckDB: the columns of the labels and loam's own two.
 type labels struct {
-	columns []labelColumn // of the training set, in their order
-	aliases []labelColumn // join keys under their own names, which the training set doesn't have
+	columns []sql.Column // of the training set, in their order
+	aliases []sql.Column // join keys under their own names, which the training set doesn't have
 	rows    int64
 	sha256  string
 	time    string // the column that holds the time
 }
-
-type labelColumn struct{ name, typ string }
 
 // Columns that loam adds to the labels. Labels can't have columns whose names begin with loam_.
 const (
@@ -124,24 +122,16 @@ func (b *build) labelColumn(key string) string {
 
 // describe finds the columns of the labels.
 func (l *labels) describe(ctx context.Context, db *sql.DB, from source) error {
-	rows, err := db.Query(ctx, "SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM "+string(from.scan)+")")
+	columns, err := db.Columns(ctx, "SELECT * FROM "+string(from.scan))
 	if err != nil {
 		return fmt.Errorf("read labels %s: %w", from.what, err)
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var c labelColumn
-		if err := rows.Scan(&c.name, &c.typ); err != nil {
-			return fmt.Errorf("read labels %s: %w", from.what, err)
+	for _, c := range columns {
+		if strings.HasPrefix(strings.ToLower(c.Name), "loam_") {
+			return fmt.Errorf("labels %s have a column %s, a name that loam uses itself: rename it", from.what, c.Name)
 		}
-		if strings.HasPrefix(strings.ToLower(c.name), "loam_") {
-			return fmt.Errorf("labels %s have a column %s, a name that loam uses itself: rename it", from.what, c.name)
-		}
-		l.columns = append(l.columns, c)
 	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("read labels %s: %w", from.what, err)
-	}
+	l.columns = columns
 	return nil
 }
 
@@ -161,7 +151,7 @@ func (l *labels) join(from source, joinKeys map[string]string) (sql.Fragment, er
 		if name, taken := l.has(key); taken {
 			return "", fmt.Errorf("labels %s have a column %s, and the join key %s is to be taken from %s: rename that column, or join by it", from.what, name, key, column)
 		}
-		l.aliases = append(l.aliases, labelColumn{key, typ})
+		l.aliases = append(l.aliases, sql.Column{Name: key, Type: typ})
 		items += ", " + sql.Ident(column) + " AS " + sql.Ident(key)
 	}
 	return items, nil
@@ -211,23 +201,15 @@ func (l *labels) checkTimes(ctx context.Context, db *sql.DB, what string) error 
 // csvScan is a scan of a CSV file. Types are found by looking at all of it, but for keys that are text.
 func csvScan(ctx context.Context, db *sql.DB, path string, textKeys []string) (sql.Fragment, error) {
 	args := sql.Args{"path": sql.Path(path), "types": ""}
-	rows, err := db.Query(ctx, sql.Render("SELECT column_name FROM (DESCRIBE SELECT * FROM read_csv({path}, "+csvOptions+"))", args))
+	columns, err := db.Columns(ctx, sql.Render("SELECT * FROM read_csv({path}, "+csvOptions+")", args))
 	if err != nil {
 		return "", fmt.Errorf("read labels %s: %w", path, err)
 	}
-	defer rows.Close()
 	var types []sql.Fragment
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return "", fmt.Errorf("read labels %s: %w", path, err)
+	for _, c := range columns {
+		if slices.Contains(textKeys, c.Name) {
+			types = append(types, sql.Literal(c.Name)+": 'VARCHAR'")
 		}
-		if slices.Contains(textKeys, name) {
-			types = append(types, sql.Literal(name)+": 'VARCHAR'")
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return "", fmt.Errorf("read labels %s: %w", path, err)
 	}
 	if len(types) > 0 {
 		args["types"] = ", types = {" + sql.Join(", ", types) + "}"
@@ -259,8 +241,8 @@ func (l *labels) moment(column string) (sql.Fragment, error) {
 // has gives the label column that statements would take for this name, whatever its case.
 func (l *labels) has(column string) (string, bool) {
 	for _, c := range l.columns {
-		if strings.EqualFold(c.name, column) {
-			return c.name, true
+		if strings.EqualFold(c.Name, column) {
+			return c.Name, true
 		}
 	}
 	return "", false
@@ -268,8 +250,8 @@ func (l *labels) has(column string) (string, bool) {
 
 func (l *labels) typeOf(column string) (string, bool) {
 	for _, c := range slices.Concat(l.columns, l.aliases) {
-		if c.name == column {
-			return c.typ, true
+		if c.Name == column {
+			return c.Type, true
 		}
 	}
 	return "", false
@@ -278,7 +260,7 @@ func (l *labels) typeOf(column string) (string, bool) {
 func (l *labels) names() []string {
 	names := make([]string, len(l.columns))
 	for i, c := range l.columns {
-		names[i] = c.name
+		names[i] = c.Name
 	}
 	return names
 }

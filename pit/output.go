@@ -127,22 +127,14 @@ func (o *output) add(ctx context.Context, db *sql.DB, first int64) error {
 
 // check holds the columns of the partitions against the training set's.
 func (o *output) check(ctx context.Context, db *sql.DB) error {
-	rows, err := db.Query(ctx, "SELECT column_name FROM (DESCRIBE assembled)")
+	columns, err := db.Columns(ctx, "assembled")
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return fmt.Errorf("read the columns of the training set: %w", err)
+	for _, c := range columns {
+		if c.Name != labelRow {
+			o.columns = append(o.columns, c.Name)
 		}
-		if name != labelRow {
-			o.columns = append(o.columns, name)
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("read the columns of the training set: %w", err)
 	}
 	for _, c := range o.partition {
 		if !slices.Contains(o.columns, c) {

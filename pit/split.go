@@ -100,7 +100,7 @@ func (b *build) addColumns(ctx context.Context) error {
 	joins, items := sql.Fragment("labels l"), sql.Fragment("l.*")
 	add := func(name, typ string, value sql.Fragment) {
 		items += ", " + value + " AS " + sql.Ident(name)
-		b.labels.columns = append(b.labels.columns, labelColumn{name, typ})
+		b.labels.columns = append(b.labels.columns, sql.Column{Name: name, Type: typ})
 	}
 	for _, o := range b.outcomes {
 		joins += sql.Fragment(sql.Render(" LEFT JOIN {t} ON {t}.label_row = l.{row}", sql.Args{"t": sql.Ident(o.table()), "row": sql.Ident(labelRow)}))

@@ -103,6 +103,27 @@ func (db *DB) QueryRow(ctx context.Context, statement string, args []any, dst ..
 	return nil
 }
 
+// Columns are the columns of a query, or of a table or view that is named.
+func (db *DB) Columns(ctx context.Context, query string) ([]Column, error) {
+	rows, err := db.Query(ctx, "SELECT column_name, column_type FROM (DESCRIBE "+query+"\n)")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []Column
+	for rows.Next() {
+		var c Column
+		if err := rows.Scan(&c.Name, &c.Type); err != nil {
+			return nil, fmt.Errorf("read the columns of a query: %w", err)
+		}
+		all = append(all, c)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read the columns of a query: %w", err)
+	}
+	return all, nil
+}
+
 // Arrow runs a statement and hands each batch of its result, of 2,048 rows at most, to use; the batches are released
 // after use returns.
 func (db *DB) Arrow(ctx context.Context, statement string, use func(array.RecordReader) error, args ...any) error {

@@ -100,8 +100,8 @@ func (db *DB) Settled(ctx context.Context, s *Select) (string, error) {
 	if !s.ordered {
 		return "SELECT * FROM (" + s.Text + "\n) ORDER BY ALL", nil
 	}
-	var columns int
-	if err := db.QueryRow(ctx, "SELECT count(*) FROM (DESCRIBE "+s.Text+"\n)", nil, &columns); err != nil {
+	columns, err := db.Columns(ctx, s.Text)
+	if err != nil {
 		return "", err
 	}
 	order := s.order()

@@ -23,7 +23,7 @@ func (c *datasetCheck) wholeFile(ctx context.Context) error {
 		return nil
 	}
 	scan := sql.Render("read_parquet({file}, file_row_number = true, hive_partitioning = false)", sql.Args{"file": sql.Path(c.options.File)})
-	columns, err := c.columns(ctx, "SELECT * EXCLUDE (file_row_number) FROM "+scan)
+	columns, err := c.db.Columns(ctx, "SELECT * EXCLUDE (file_row_number) FROM "+scan)
 	if err != nil {
 		return fmt.Errorf("read the training set: %w", err)
 	}

@@ -86,11 +86,11 @@ func (c *datasetCheck) passedThrough(ctx context.Context) error {
 		c.report.Notes = append(c.report.Notes, fmt.Sprintf("there are %d labels, and the card says %d rows, so their columns weren't compared", read, c.card.Rows))
 		return nil
 	}
-	columns, err := c.columns(ctx, "SELECT * FROM "+string(scan))
+	columns, err := c.db.Columns(ctx, "SELECT * FROM "+string(scan))
 	if err != nil {
 		return fmt.Errorf("read the labels: %w", err)
 	}
-	picked, err := c.columns(ctx, "SELECT * FROM picked")
+	picked, err := c.db.Columns(ctx, "SELECT * FROM picked")
 	if err != nil {
 		return err
 	}
@@ -131,27 +131,9 @@ func orNull(text *string) string {
 	return *text
 }
 
-// columns are those of a query.
-func (c *datasetCheck) columns(ctx context.Context, query string) ([]sql.Column, error) {
-	rows, err := c.db.Query(ctx, "SELECT column_name, column_type FROM (DESCRIBE "+query+")")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var all []sql.Column
-	for rows.Next() {
-		var column sql.Column
-		if err := rows.Scan(&column.Name, &column.Type); err != nil {
-			return nil, err
-		}
-		all = append(all, column)
-	}
-	return all, rows.Err()
-}
-
 // labels reads the picked rows: keys by the types of the stream, times, and the values to be checked.
 func (v *viewCheck) labels(ctx context.Context) ([]*label, error) {
-	columns, err := v.columns(ctx, "SELECT * FROM picked")
+	columns, err := v.db.Columns(ctx, "SELECT * FROM picked")
 	if err != nil {
 		return nil, err
 	}
