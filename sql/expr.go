@@ -57,7 +57,7 @@ func (db *DB) CheckScalar(ctx context.Context, expr string, columns []Column, wa
 		return nil, fmt.Errorf("not one scalar expression; write what would stand between SELECT and FROM, once")
 	}
 	w := exprWalk{functions: map[string]bool{}}
-	w.visit(list[0])
+	walk(list[0], w.visit)
 	if w.refused != "" {
 		return nil, fmt.Errorf("%s", w.refused)
 	}
@@ -125,27 +125,39 @@ type exprWalk struct {
 	refused   string
 }
 
+// refuse keeps the first reason to refuse; "" is none.
 func (w *exprWalk) refuse(why string) {
 	if w.refused == "" {
 		w.refused = why
 	}
 }
 
-func (w *exprWalk) visit(v any) {
-	switch v := v.(type) {
+// walk calls visit with every node of DuckDB's serialized parse tree, a node before those in it.
+func walk(tree any, visit func(map[string]any)) {
+	switch v := tree.(type) {
 	case []any:
 		for _, item := range v {
-			w.visit(item)
+			walk(item, visit)
 		}
 	case map[string]any:
-		w.visitNode(v)
+		visit(v)
 		for _, item := range v {
-			w.visit(item)
+			walk(item, visit)
 		}
 	}
 }
 
-func (w *exprWalk) visitNode(n map[string]any) {
+// called is the name of the function that a node calls. Refused is the one whose stability doesn't tell that it depends on the
+// current time.
+func called(n map[string]any) (name, refused string) {
+	name = strings.ToLower(fmt.Sprint(n["function_name"]))
+	if children, _ := n["children"].([]any); name == "age" && len(children) == 1 {
+		refused = "age of one argument depends on the current time; give it two"
+	}
+	return name, refused
+}
+
+func (w *exprWalk) visit(n map[string]any) {
 	switch n["class"] {
 	case "SUBQUERY":
 		w.refuse("a subquery reads other rows; use the columns of the row alone")
@@ -160,19 +172,16 @@ func (w *exprWalk) visitNode(n map[string]any) {
 	case "LAMBDA":
 		var bound exprWalk
 		bound.functions = map[string]bool{}
-		bound.visit(n["lhs"])
+		walk(n["lhs"], bound.visit)
 		w.lambdas = append(w.lambdas, bound.columns...)
 	case "COLUMN_REF":
 		if names, _ := n["column_names"].([]any); len(names) > 0 {
 			w.columns = append(w.columns, fmt.Sprint(names[0]))
 		}
 	case "FUNCTION":
-		name := strings.ToLower(fmt.Sprint(n["function_name"]))
+		name, refused := called(n)
 		w.functions[name] = true
-		children, _ := n["children"].([]any)
-		if name == "age" && len(children) == 1 {
-			w.refuse("age of one argument depends on the current time; give it two")
-		}
+		w.refuse(refused)
 	}
 }
 
@@ -180,38 +189,59 @@ func (db *DB) checkFunction(ctx context.Context, name string) error {
 	if slices.Contains(refusedFunctions, name) {
 		return fmt.Errorf("function %s is not allowed: its value depends on more than the row, or it gives several rows", name)
 	}
-	rows, err := db.conn.QueryContext(ctx,
-		"SELECT DISTINCT function_type, coalesce(stability, '') FROM duckdb_functions() WHERE function_name = $1", name)
+	kinds, err := db.functionKinds(ctx, name)
 	if err != nil {
-		return fmt.Errorf("look function %s up: %w", name, err)
+		return err
 	}
-	defer rows.Close()
-	var known, scalar bool
-	var kinds []string
-	for rows.Next() {
-		var kind, stability string
-		if err := rows.Scan(&kind, &stability); err != nil {
-			return fmt.Errorf("look function %s up: %w", name, err)
-		}
-		known = true
-		kinds = append(kinds, kind)
-		if kind == "scalar" && stability != "CONSISTENT" {
+	var scalar bool
+	for _, k := range kinds {
+		if k.volatile() {
 			return fmt.Errorf("function %s is not allowed: its value depends on more than the row", name)
 		}
-		scalar = scalar || kind == "scalar" || (kind == "macro" && slices.Contains(scalarMacros, name))
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("look function %s up: %w", name, err)
+		scalar = scalar || k.scalar(name)
 	}
 	switch {
-	case !known:
+	case len(kinds) == 0:
 		return fmt.Errorf("DuckDB has no function %s", name)
-	case !scalar && slices.Contains(kinds, "aggregate"):
+	case !scalar && slices.ContainsFunc(kinds, func(k functionKind) bool { return k.kind == "aggregate" }):
 		return fmt.Errorf("function %s is an aggregate; use a windowed view for those", name)
 	case !scalar:
 		return fmt.Errorf("function %s is not a deterministic scalar function", name)
 	}
 	return nil
+}
+
+// functionKind is one of the things that a name of a function stands for.
+type functionKind struct{ kind, stability string }
+
+// volatile reports whether it is a scalar function whose value depends on more than its arguments.
+func (k functionKind) volatile() bool { return k.kind == "scalar" && k.stability != "CONSISTENT" }
+
+// scalar reports whether it gives one value for its arguments.
+func (k functionKind) scalar(name string) bool {
+	return k.kind == "scalar" || (k.kind == "macro" && slices.Contains(scalarMacros, name))
+}
+
+// functionKinds are what DuckDB knows by the name of a function; none where it knows none.
+func (db *DB) functionKinds(ctx context.Context, name string) ([]functionKind, error) {
+	rows, err := db.conn.QueryContext(ctx,
+		"SELECT DISTINCT function_type, coalesce(stability, '') FROM duckdb_functions() WHERE function_name = $1", name)
+	if err != nil {
+		return nil, fmt.Errorf("look function %s up: %w", name, err)
+	}
+	defer rows.Close()
+	var kinds []functionKind
+	for rows.Next() {
+		var k functionKind
+		if err := rows.Scan(&k.kind, &k.stability); err != nil {
+			return nil, fmt.Errorf("look function %s up: %w", name, err)
+		}
+		kinds = append(kinds, k)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("look function %s up: %w", name, err)
+	}
+	return kinds, nil
 }
 
 func firstLine(text string) string {

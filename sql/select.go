@@ -57,7 +57,7 @@ func (db *DB) CheckSelect(ctx context.Context, text string, tables []string) (*S
 		return nil, fmt.Errorf("%d statements; write one SELECT", len(statements))
 	}
 	w := selectWalk{functions: map[string]bool{}}
-	w.visit(statements[0])
+	walk(statements[0], w.visit)
 	if w.refused != "" {
 		return nil, fmt.Errorf("%s", w.refused)
 	}
@@ -147,21 +147,7 @@ func (w *selectWalk) refuse(why string) {
 	}
 }
 
-func (w *selectWalk) visit(v any) {
-	switch v := v.(type) {
-	case []any:
-		for _, item := range v {
-			w.visit(item)
-		}
-	case map[string]any:
-		w.visitNode(v)
-		for _, item := range v {
-			w.visit(item)
-		}
-	}
-}
-
-func (w *selectWalk) visitNode(n map[string]any) {
+func (w *selectWalk) visit(n map[string]any) {
 	if n["sample"] != nil {
 		w.refuse("a sample is another one every time; ask for one with `sample` of the request")
 	}
@@ -194,12 +180,9 @@ func (w *selectWalk) visitNode(n map[string]any) {
 			w.refuse(fmt.Sprintf("%v depends on when and by whom it is run; write the value", names[0]))
 		}
 	case "FUNCTION":
-		name := strings.ToLower(fmt.Sprint(n["function_name"]))
+		name, refused := called(n)
 		w.functions[name] = true
-		children, _ := n["children"].([]any)
-		if name == "age" && len(children) == 1 {
-			w.refuse("age of one argument depends on the current time; give it two")
-		}
+		w.refuse(refused)
 	}
 }
 
@@ -229,29 +212,19 @@ func (db *DB) checkSelectFunction(ctx context.Context, name string) error {
 	if slices.Contains(refusedFunctions, name) || name == "reservoir_quantile" {
 		return fmt.Errorf("function %s is not allowed: its value depends on more than the rows", name)
 	}
-	rows, err := db.conn.QueryContext(ctx,
-		"SELECT DISTINCT function_type, coalesce(stability, '') FROM duckdb_functions() WHERE function_name = $1", name)
+	kinds, err := db.functionKinds(ctx, name)
 	if err != nil {
-		return fmt.Errorf("look function %s up: %w", name, err)
+		return err
 	}
-	defer rows.Close()
-	known, allowed := false, false
-	for rows.Next() {
-		var kind, stability string
-		if err := rows.Scan(&kind, &stability); err != nil {
-			return fmt.Errorf("look function %s up: %w", name, err)
-		}
-		known = true
-		if kind == "scalar" && stability != "CONSISTENT" {
+	allowed := false
+	for _, k := range kinds {
+		if k.volatile() {
 			return fmt.Errorf("function %s is not allowed: its value depends on more than the rows", name)
 		}
-		allowed = allowed || kind == "scalar" || kind == "aggregate" || (kind == "macro" && slices.Contains(scalarMacros, name))
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("look function %s up: %w", name, err)
+		allowed = allowed || k.kind == "aggregate" || k.scalar(name)
 	}
 	switch {
-	case !known:
+	case len(kinds) == 0:
 		return fmt.Errorf("DuckDB has no function %s", name)
 	case !allowed:
 		return fmt.Errorf("function %s is not allowed: it reads files, settings or the network, or gives other values every time", name)
