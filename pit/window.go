@@ -1,11 +1,10 @@
 package pit
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"math"
 	"slices"
-	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
@@ -28,7 +27,7 @@ func (b *build) windowed(ctx context.Context, j *viewJob) error {
 	w.plan()
 	log := "log_" + j.view.Name
 	span := b.until()
-	from := b.first - slices.Max(w.windows).Microseconds() - feature.Hop(slices.Max(w.windows)).Microseconds()
+	from := b.first - w.widest().window - w.widest().hop
 	span.From = &from
 	if err := j.reading.Spanning(span).LogView(ctx, b.db, log, nil, false); err != nil {
 		return err
@@ -55,31 +54,28 @@ func (b *build) events(ctx context.Context, w *windowPlan, log string, span lake
 		"only": b.recorded() + " AND " + within("g.", span), "order": order, "items": w.items(),
 	})
 	d := newDiffer(s, 0)
-	newest := make([]int64, w.forest.nodes())
-	for i := range newest {
-		newest[i] = math.MinInt64
-	}
-	w.newest = &greatest{at: newest}
 	onEvent := b.request.AsOf == feature.EventClock
 	ranks := topics{}
 	var nodes []int32
 	err := b.db.Batches(ctx, statement, func(batch arrow.RecordBatch) error {
 		entity, event, ingested := int64s(batch.Column(0)), int64s(batch.Column(1)), int64s(batch.Column(2))
-		w.bind(batch)
+		clock := batch.Column(2)
+		if onEvent {
+			clock = batch.Column(1)
+		}
+		w.bind(batch, clock)
+		clocks := int64s(clock)
 		for i, e := range entity {
 			c := change{event: event[i]}
 			if ordered {
 				c.read(batch, 3, i, ranks)
 			}
-			clock := ingested[i]
-			if onEvent {
-				clock = c.event
-			}
-			first := s.from(e, clock)
+			first := s.from(e, clocks[i])
 			for n := range w.spans {
 				window := &w.spans[n]
 				end := s.from(e, window.leaves(c.event)-s.early)
-				if n == len(w.spans)-1 { // the widest
+				widest := window == w.widest()
+				if widest {
 					d.within(e, c.event, ingested[i], end)
 				}
 				if first >= end {
@@ -88,8 +84,8 @@ func (b *build) events(ctx context.Context, w *windowPlan, log string, span lake
 				nodes = w.forest.cover(nodes[:0], e, first, end)
 				for _, node := range nodes {
 					window.add(node, i, &c)
-					if n == len(w.spans)-1 {
-						w.newest.take(node, clock)
+					if widest {
+						w.newest.add(node, i, &c)
 					}
 				}
 			}
@@ -105,13 +101,13 @@ func (b *build) events(ctx context.Context, w *windowPlan, log string, span lake
 
 // windowPlan says which aggregates of a view are asked for.
 type windowPlan struct {
-	job     *viewJob
-	forest  *forest
-	windows []time.Duration // distinct, ascending
-	spans   []windowSpan    // by window
-	columns []string        // that the aggregates take, distinct
-	first   int             // where those stand in a batch of events
-	newest  *greatest       // the clock's time of the newest event of the widest window
+	job        *viewJob
+	forest     *forest
+	spans      []windowSpan // by window, ascending
+	columns    []string     // that the aggregates take, distinct
+	conditions []int        // numbers of the aggregates in the view that have one, distinct
+	first      int          // where those columns stand in a batch of events, the conditions behind them
+	newest     accumulator  // the clock's time of the newest event of the widest window
 }
 
 // windowSpan is what is asked of one window.
@@ -125,7 +121,7 @@ type windowFeature struct {
 	fn        feature.Fn
 	typ       feature.Type // of the feature
 	column    int          // in the plan's columns, or -1
-	condition int          // number of the aggregate in the view, whose condition counts; -1 for none
+	condition int          // in the plan's conditions, or -1
 	partial   accumulator
 	holds     *array.Boolean // the condition of the batch's events
 }
@@ -158,7 +154,10 @@ func (w *windowPlan) plan() {
 			}
 			f := windowFeature{name: name, fn: a.Fn, typ: v.FeatureType(stream, name), column: -1, condition: -1}
 			if a.Where != "" {
-				f.condition = i
+				if f.condition = slices.Index(w.conditions, i); f.condition < 0 {
+					f.condition = len(w.conditions)
+					w.conditions = append(w.conditions, i)
+				}
 			}
 			of := feature.Type{Kind: feature.Int64}
 			if a.Column != "" {
@@ -174,16 +173,15 @@ func (w *windowPlan) plan() {
 			if n < 0 {
 				n = len(w.spans)
 				w.spans = append(w.spans, windowSpan{window: window.Microseconds(), hop: feature.Hop(window).Microseconds()})
-				w.windows = append(w.windows, window)
 			}
 			w.spans[n].features = append(w.spans[n].features, f)
 		}
 	}
-	slices.Sort(w.windows)
-	slices.SortFunc(w.spans, func(a, b windowSpan) int {
-		return int((a.window - b.window) / int64(time.Millisecond/time.Microsecond))
-	})
+	slices.SortFunc(w.spans, func(a, b windowSpan) int { return cmp.Compare(a.window, b.window) })
+	w.newest = accumulatorOf(feature.Max, feature.Type{Kind: feature.Int64}, w.forest.nodes())
 }
+
+func (w *windowPlan) widest() *windowSpan { return &w.spans[len(w.spans)-1] }
 
 // ordered reports whether an aggregate goes by the order of the events.
 func (w *windowPlan) ordered() bool {
@@ -200,29 +198,15 @@ func (w *windowPlan) items() sql.Fragment {
 		c, _ := w.job.stream.Column(name)
 		out += ", " + plain(sql.Ident(name), c.Type) + sql.Fragment(fmt.Sprintf(" AS loam_value_%d", i))
 	}
-	for _, i := range w.conditions() {
+	for _, i := range w.conditions {
 		out += ", " + sql.Try(w.job.view.Aggregates[i].Where, "BOOLEAN") + sql.Fragment(fmt.Sprintf(" AS loam_condition_%d", i))
 	}
 	return out
 }
 
-// conditions are the numbers of the aggregates that have one and are asked for, ascending.
-func (w *windowPlan) conditions() []int {
-	var all []int
-	for _, s := range w.spans {
-		for _, f := range s.features {
-			if f.condition >= 0 && !slices.Contains(all, f.condition) {
-				all = append(all, f.condition)
-			}
-		}
-	}
-	slices.Sort(all)
-	return all
-}
-
-// bind hands the columns of a batch to the aggregates.
-func (w *windowPlan) bind(batch arrow.RecordBatch) {
-	conditions := w.conditions()
+// bind hands the columns of a batch to the aggregates, and the clock's to what keeps the newest.
+func (w *windowPlan) bind(batch arrow.RecordBatch, clock arrow.Array) {
+	w.newest.bind(clock)
 	for i := range w.spans {
 		for n := range w.spans[i].features {
 			f := &w.spans[i].features[n]
@@ -230,7 +214,7 @@ func (w *windowPlan) bind(batch arrow.RecordBatch) {
 				f.partial.bind(batch.Column(w.first + f.column))
 			}
 			if f.condition >= 0 {
-				f.holds = batch.Column(w.first + len(w.columns) + slices.Index(conditions, f.condition)).(*array.Boolean)
+				f.holds = batch.Column(w.first + len(w.columns) + f.condition).(*array.Boolean)
 			}
 		}
 	}
@@ -271,26 +255,6 @@ func (w *windowPlan) write(ctx context.Context, db *sql.DB) error {
 		return err
 	}
 	return db.Exec(ctx, "DROP TABLE aggregated")
-}
-
-// greatest keeps the newest time at each node; the least of all stands for none.
-type greatest struct{ at []int64 }
-
-func (g *greatest) bind(arrow.Array)          {}
-func (g *greatest) add(int32, int, *change)   {}
-func (g *greatest) take(node int32, us int64) { g.at[node] = max(g.at[node], us) }
-func (g *greatest) push(from, to int32)       { g.at[to] = max(g.at[to], g.at[from]) }
-func (g *greatest) column(f *forest) arrow.Array {
-	b := array.NewInt64Builder(memory.DefaultAllocator)
-	defer b.Release()
-	f.leaves(func(node int32) {
-		if us := g.at[node]; us != math.MinInt64 {
-			b.Append(us)
-		} else {
-			b.AppendNull()
-		}
-	})
-	return b.NewArray()
 }
 
 // plain is a value as accumulators take it: bools, dates and timestamps as whole numbers.
