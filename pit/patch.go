@@ -32,15 +32,15 @@ func (b *build) patched(ctx context.Context, j *viewJob, s *slots, span lake.Spa
 	if err != nil {
 		return err
 	}
-	joined := sql.Fragment("asked a")
-	items := []sql.Fragment{"a.label_row"}
+	joined := sql.Fragment(partLabels + " l")
+	items := []sql.Fragment{"l." + sql.Ident(labelRow) + " AS label_row"}
 	for i, column := range columns {
 		features := slices.DeleteFunc(slices.Clone(j.features), func(name string) bool { return j.feature(name).Column != column })
 		part := fmt.Sprintf("part_%d", i)
 		if err := b.values(ctx, j, span, matchers[i], log, features, part); err != nil {
 			return err
 		}
-		joined += sql.Fragment(sql.Render(" LEFT JOIN {part} ON {part}.label_row = a.label_row", sql.Args{"part": sql.Ident(part)}))
+		joined += sql.Fragment(sql.Render(" LEFT JOIN {part} ON {part}.label_row = l.{row}", sql.Args{"part": sql.Ident(part), "row": sql.Ident(labelRow)}))
 		items = append(items, sql.Idents(part+".", features))
 	}
 	return b.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP TABLE {table} AS SELECT {items} FROM {joined}",

@@ -21,14 +21,14 @@ type slots struct {
 	early    int64   // what is added to a bound for the label's own time: 1 where that is left out, else 0
 }
 
-// slotsOf gives the slots of a view's entity, which views with the same keys share, and makes the table asked beside them.
+// slotsOf gives the slots of a view's entity, which views with the same keys share.
 func (b *build) slotsOf(ctx context.Context, j *viewJob) (*slots, error) {
-	if err := b.ask(ctx, j); err != nil {
-		return nil, err
-	}
 	of := string(key("", j.entity.JoinKeys, j.stream))
 	if s := b.slots[of]; s != nil {
 		return s, nil
+	}
+	if err := b.ask(ctx, j); err != nil {
+		return nil, err
 	}
 	s := &slots{entities: fmt.Sprintf("entities_%d", len(b.slots))}
 	if b.request.ExcludeLabelTime {
