@@ -236,15 +236,7 @@ func importFile(ctx context.Context, db *sql.DB, path string) error {
 		return fmt.Errorf("labels %s are no Arrow IPC file: %w", path, err)
 	}
 	defer r.Close()
-	batches := func(yield func(arrow.RecordBatch, error) bool) {
-		for i := range r.NumRecords() {
-			batch, err := r.RecordBatchAt(i)
-			if !yield(batch, err) || err != nil {
-				return
-			}
-		}
-	}
-	if err := db.ImportSeq(ctx, sourceTable, r.Schema(), batches); err != nil {
+	if err := db.ImportFile(ctx, sourceTable, r); err != nil {
 		return fmt.Errorf("read labels %s: %w", path, err)
 	}
 	return nil

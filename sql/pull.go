@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/ipc"
 )
 
 // ImportSeq copies batches of one schema into a new table of that name, replacing one that exists. Batches are released once
@@ -47,6 +48,17 @@ func (db *DB) ImportSeq(ctx context.Context, table string, schema *arrow.Schema,
 		r.current.Release()
 	}
 	return err
+}
+
+// ImportFile copies the batches of an Arrow IPC file into a new table of that name, replacing one that exists.
+func (db *DB) ImportFile(ctx context.Context, table string, r *ipc.FileReader) error {
+	return db.ImportSeq(ctx, table, r.Schema(), func(yield func(arrow.RecordBatch, error) bool) {
+		for i := range r.NumRecords() {
+			if batch, err := r.RecordBatchAt(i); !yield(batch, err) || err != nil {
+				return
+			}
+		}
+	})
 }
 
 // pulledMax bounds the batches that wait for DuckDB.

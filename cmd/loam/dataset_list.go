@@ -49,12 +49,7 @@ func (a *app) listDatasets(ctx context.Context) error {
 		return err
 	}
 	defer l.Close()
-	db, err := sql.Open(ctx, sql.Options{Files: true, Threads: 1})
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	kept, err := l.Cards(ctx, db)
+	kept, err := keptCards(ctx, l)
 	if err != nil {
 		return err
 	}
@@ -92,6 +87,16 @@ func (a *app) listDatasets(ctx context.Context) error {
 		}
 		table(w, rows)
 	})
+}
+
+// keptCards are the cards that the lake keeps, the newest first.
+func keptCards(ctx context.Context, l *lake.Lake) ([]lake.KeptCard, error) {
+	db, err := sql.Open(ctx, sql.Options{Files: true, Threads: 1})
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	return l.Cards(ctx, db)
 }
 
 // pins knows the tags of tables, each of which it looks at once.
@@ -183,12 +188,7 @@ func (a *app) cardNamed(ctx context.Context, l *lake.Lake, named string) (*pit.C
 	if !strings.HasPrefix(named, pit.TagPrefix) || strings.HasSuffix(named, ".json") {
 		return pit.ReadCard(named)
 	}
-	db, err := sql.Open(ctx, sql.Options{Files: true, Threads: 1})
-	if err != nil {
-		return nil, err
-	}
-	defer db.Close()
-	kept, err := l.Cards(ctx, db)
+	kept, err := keptCards(ctx, l)
 	if err != nil {
 		return nil, err
 	}

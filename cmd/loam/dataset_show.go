@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/ipc"
 	"github.com/spf13/cobra"
 
@@ -285,11 +284,5 @@ func importArrow(ctx context.Context, db *sql.DB, table, path string) error {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
 	defer r.Close()
-	return db.ImportSeq(ctx, table, r.Schema(), func(yield func(arrow.RecordBatch, error) bool) {
-		for i := range r.NumRecords() {
-			if batch, err := r.RecordBatchAt(i); !yield(batch, err) || err != nil {
-				return
-			}
-		}
-	})
+	return db.ImportFile(ctx, table, r)
 }
