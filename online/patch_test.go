@@ -309,7 +309,7 @@ func TestPatchLayout(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = NewReader(s, p, time.Now).Read(ctx, refs, []map[string]string{{"a": "k", "b": "1"}})
-		if err == nil || !strings.Contains(err.Error(), "guard of column n that is not loam's") {
+		if err == nil || !strings.Contains(err.Error(), "guard of column n is not loam's") {
 			t.Errorf("a guard that is none: %v", err)
 		}
 	})

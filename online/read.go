@@ -50,7 +50,7 @@ func NewReader(s *Store, p *feature.Project, now func() time.Time) *Reader {
 func (r *Reader) Read(ctx context.Context, refs []feature.Ref, entities []map[string]string) ([][]Feature, error) {
 	views := map[string]*viewRead{}
 	var order []*viewRead
-	for _, ref := range refs {
+	for column, ref := range refs {
 		v := views[ref.View]
 		if v == nil {
 			var err error
@@ -61,8 +61,9 @@ func (r *Reader) Read(ctx context.Context, refs []feature.Ref, entities []map[st
 			order = append(order, v)
 		}
 		v.features = append(v.features, ref.Feature)
+		v.places = append(v.places, column)
 	}
-	commands := make([][]*redis.SliceCmd, len(order))
+	commands := make([][]redis.Cmder, len(order))
 	_, err := r.store.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, v := range order {
 			for _, e := range entities {
@@ -70,7 +71,7 @@ func (r *Reader) Read(ctx context.Context, refs []feature.Ref, entities []map[st
 				if err != nil {
 					return err
 				}
-				commands[i] = append(commands[i], p.HMGet(ctx, key, v.fields()...))
+				commands[i] = append(commands[i], v.layout.ask(ctx, p, key))
 			}
 		}
 		return nil
@@ -85,18 +86,14 @@ func (r *Reader) Read(ctx context.Context, refs []feature.Ref, entities []map[st
 	now := r.now().UnixMicro()
 	rows := make([][]Feature, len(entities))
 	for n := range entities {
-		values := map[feature.Ref]Feature{}
+		rows[n] = make([]Feature, len(refs))
 		for i, v := range order {
-			decode := v.decode
-			if v.columns != nil {
-				decode = v.decodePatched
+			for _, place := range v.places {
+				rows[n][place] = Feature{Ref: refs[place], Value: Value{Type: r.project.FeatureType(refs[place]), Null: true}, Status: NotFound}
 			}
-			if err := decode(commands[i][n].Val(), now, values); err != nil {
-				return nil, err
+			if err := v.layout.decode(commands[i][n], now, v.places, rows[n]); err != nil {
+				return nil, fmt.Errorf("read an entity of feature view %s: %w", v.view.Name, err)
 			}
-		}
-		for _, ref := range refs {
-			rows[n] = append(rows[n], values[ref])
 		}
 	}
 	return rows, nil
@@ -114,23 +111,18 @@ type viewRead struct {
 	view     *feature.View
 	entity   *feature.Entity
 	stream   *feature.Stream
-	columns  []viewColumn // of a patch stream; none where events carry the whole state
 	prefix   string
-	features []string
+	features []string // that are read
+	places   []int    // by feature: the column that it fills
+	layout   layout
 }
 
-// fields are those of a hash that are read: event time, tombstone, then the features; of a patch stream then the newest
-// order, and the guard of each of the view's columns.
-func (v *viewRead) fields() []string {
-	fields := append([]string{fieldEventTime, fieldDeleted}, v.features...)
-	if v.columns == nil {
-		return fields
-	}
-	fields = append(fields, fieldOrder)
-	for _, c := range v.columns {
-		fields = append(fields, fieldGuard+c.name)
-	}
-	return fields
+// layout is how the values of a view stand in Redis.
+type layout interface {
+	// ask adds to a pipeline what reads the key of an entity.
+	ask(ctx context.Context, p redis.Pipeliner, key string) redis.Cmder
+	// decode fills the places of a row by what was answered, as of now in microseconds since 1970. They come as [NotFound].
+	decode(answer redis.Cmder, now int64, places []int, row []Feature) error
 }
 
 func (r *Reader) open(ctx context.Context, name string) (*viewRead, error) {
@@ -150,10 +142,12 @@ func (r *Reader) open(ctx context.Context, name string) (*viewRead, error) {
 		return nil, fmt.Errorf("feature view %s: %w: run `loam materialize --view %s`, or the worker", name, ErrUnavailable, name)
 	}
 	stream := r.project.Stream(view.Stream)
-	return &viewRead{
-		view: view, entity: r.project.Entity(view.Entity), stream: stream, columns: viewColumns(view, stream),
-		prefix: keyPrefix(r.store.project, name, g.Number),
-	}, nil
+	v := &viewRead{view: view, entity: r.project.Entity(view.Entity), stream: stream, prefix: keyPrefix(r.store.project, name, g.Number)}
+	v.layout = &states{v}
+	if columns := viewColumns(view, stream); columns != nil {
+		v.layout = &patches{v, columns}
+	}
+	return v, nil
 }
 
 // key is the key of an entity's hash.
@@ -185,74 +179,91 @@ func (v *viewRead) canonical(joinKey, value string) string {
 	return value
 }
 
-// decode reads what HMGET gave of a view whose events carry the whole state.
-func (v *viewRead) decode(raw []any, now int64, into map[feature.Ref]Feature) error {
+// states is the layout of a view whose events carry the whole state: a hash of features, event time and tombstone.
+type states struct{ *viewRead }
+
+func (s *states) ask(ctx context.Context, p redis.Pipeliner, key string) redis.Cmder {
+	return p.HMGet(ctx, key, append([]string{fieldEventTime, fieldDeleted}, s.features...)...)
+}
+
+func (s *states) decode(answer redis.Cmder, now int64, places []int, row []Feature) error {
+	raw := answer.(*redis.SliceCmd).Val()
 	_, deleted := raw[1].(string)
-	at, found, err := v.eventTime(raw[0])
-	if err != nil {
+	at, found, err := eventTime(raw[0])
+	if err != nil || !found || deleted {
 		return err
 	}
-	for i, name := range v.features {
-		v.put(into, name, raw[i+2], found && !deleted, at, now)
+	for i, place := range places {
+		s.put(&row[place], raw[i+2], at, now)
 	}
 	return nil
 }
 
-// decodePatched reads what HMGET gave of a view over a patch stream, where each feature is as old as its column. What no
-// change has carried is null, and as old as the newest change.
-func (v *viewRead) decodePatched(raw []any, now int64, into map[feature.Ref]Feature) error {
-	guards := raw[len(v.features)+2:]
+// patches is the layout of a view over a patch stream, where each feature is as old as its column. What no change has
+// carried is null, and as old as the newest change.
+type patches struct {
+	*viewRead
+	columns []viewColumn
+}
+
+func (p *patches) ask(ctx context.Context, pipe redis.Pipeliner, key string) redis.Cmder {
+	fields := append([]string{fieldEventTime, fieldDeleted}, p.features...)
+	fields = append(fields, fieldOrder)
+	for _, c := range p.columns {
+		fields = append(fields, fieldGuard+c.name)
+	}
+	return pipe.HMGet(ctx, key, fields...)
+}
+
+func (p *patches) decode(answer redis.Cmder, now int64, places []int, row []Feature) error {
+	raw := answer.(*redis.SliceCmd).Val()
+	guards := raw[len(places)+2:]
 	newest, exists := guards[0].(string)
 	if deleted, ever := raw[1].(string); ever && deleted == newest {
 		exists = false
 	}
-	at, found, err := v.eventTime(raw[0])
-	if err != nil {
+	at, found, err := eventTime(raw[0])
+	if err != nil || !found || !exists {
 		return err
 	}
-	for i, name := range v.features {
+	for i, place := range places {
 		own := at
-		column := slices.IndexFunc(v.columns, func(c viewColumn) bool { return c.name == v.feature(name).Column })
+		column := slices.IndexFunc(p.columns, func(c viewColumn) bool { return c.name == p.feature(p.features[i]).Column })
 		if guard, carried := guards[1+column].(string); carried {
 			order, err := feature.ParseOrder(guard)
 			if err != nil {
-				return fmt.Errorf("a hash of feature view %s has a guard of column %s that is not loam's: %w", v.view.Name, v.columns[column].name, err)
+				return fmt.Errorf("its guard of column %s is not loam's: %w", p.columns[column].name, err)
 			}
 			own = order.EventTime
 		}
-		v.put(into, name, raw[i+2], found && exists, own, now)
+		p.put(&row[place], raw[i+2], own, now)
 	}
 	return nil
 }
 
 // eventTime reads a hash's event time; without one there is no hash.
-func (v *viewRead) eventTime(raw any) (at int64, found bool, err error) {
+func eventTime(raw any) (at int64, found bool, err error) {
 	text, found := raw.(string)
 	if !found {
 		return 0, false, nil
 	}
 	if at, err = strconv.ParseInt(text, 10, 64); err != nil {
-		return 0, false, fmt.Errorf("a hash of feature view %s has the event time %q, which is not loam's: %w", v.view.Name, text, err)
+		return 0, false, fmt.Errorf("its event time %q is not loam's: %w", text, err)
 	}
 	return at, true, nil
 }
 
-// put notes a feature with its status: raw is its value as HMGET gave it, of the event time at.
-func (v *viewRead) put(into map[feature.Ref]Feature, name string, raw any, exists bool, at, now int64) {
-	f := Feature{Ref: feature.Ref{View: v.view.Name, Feature: name}, Value: Value{Type: v.feature(name).Type, Null: true}}
-	text, present := raw.(string)
-	switch {
-	case !exists:
-		f.Status = NotFound
+// put sets a feature of an entity that is there: raw is its value as HMGET gave it, of the event time at.
+func (v *viewRead) put(f *Feature, raw any, at, now int64) {
+	f.EventTime = time.UnixMicro(at).UTC()
+	switch text, present := raw.(string); {
 	case v.view.TTL > 0 && now-at > v.view.TTL.Microseconds():
-		f.Status, f.EventTime = OutsideMaxAge, time.UnixMicro(at).UTC()
+		f.Status = OutsideMaxAge
 	case !present:
-		f.Status, f.EventTime = NullValue, time.UnixMicro(at).UTC()
+		f.Status = NullValue
 	default:
-		f.Status, f.EventTime = Present, time.UnixMicro(at).UTC()
-		f.Value.Text, f.Value.Null = text, false
+		f.Status, f.Value.Text, f.Value.Null = Present, text, false
 	}
-	into[f.Ref] = f
 }
 
 func (v *viewRead) feature(name string) feature.Feature {
