@@ -122,6 +122,7 @@ type View struct {
 	Features   []Feature
 	Aggregates []Aggregate
 	OnDemand   *OnDemand // nil but for views on demand
+	Layout     Layout    // of its values in Redis
 	At         Place
 }
 
