@@ -56,6 +56,11 @@ func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 	if err != nil {
 		return g, err
 	}
+	if w.feast != nil {
+		if err := w.beginFeast(ctx, &g); err != nil {
+			return g, err
+		}
+	}
 	step.At(step.GenerationEntered)
 	if err := w.awaitWorkers(ctx, &g); err != nil {
 		return g, err
@@ -64,8 +69,20 @@ func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 	if err != nil {
 		return g, err
 	}
+	if w.feast != nil {
+		if err := w.takeOver(ctx); err != nil {
+			return g, err
+		}
+		w.past = pastOf(offsets)
+	}
 	if err := w.fill(ctx, g, reading, o); err != nil {
 		return g, err
+	}
+	if w.feast != nil {
+		if err := w.sweepFeast(ctx, g.Number, w.past); err != nil {
+			return g, err
+		}
+		w.past = nil
 	}
 	step.At(step.GenerationFilled)
 	for p, at := range offsets.Partitions {

@@ -115,6 +115,7 @@ type viewRead struct {
 	features []string // that are read
 	places   []int    // by feature: the column that it fills
 	layout   layout
+	feast    *feastView // where the view is in Feast's layout
 }
 
 // layout is how the values of a view stand in Redis.
@@ -147,6 +148,10 @@ func (r *Reader) open(ctx context.Context, name string) (*viewRead, error) {
 	if columns := viewColumns(view, stream); columns != nil {
 		v.layout = &patches{v, columns}
 	}
+	if view.Layout == feature.FeastLayout {
+		v.feast = newFeastView(r.store.project, view, v.entity, stream)
+		v.layout = &feastHashes{v, v.feast}
+	}
 	return v, nil
 }
 
@@ -159,6 +164,9 @@ func (v *viewRead) key(entity map[string]string) (string, error) {
 			return "", &EntityError{v.view.Name, k}
 		}
 		values = append(values, v.canonical(k, value))
+	}
+	if v.feast != nil {
+		return v.feast.key(values), nil
 	}
 	return entityKey(v.prefix, v.entity.Name, values), nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -51,9 +52,11 @@ type ViewWriter struct {
 	view    *feature.View
 	entity  *feature.Entity
 	stream  *feature.Stream
-	hash    string       // of the view's definition
-	columns []viewColumn // that the view reads of a patch stream; none where events carry the whole state
-	db      *sql.DB      // evaluates expressions; nil where every feature is a column
+	hash    string                  // of the view's definition
+	columns []viewColumn            // that the view reads of a patch stream; none where events carry the whole state
+	feast   *feastView              // where the view is in Feast's layout
+	past    func(guard string) bool // while a generation in Feast's layout is filled
+	db      *sql.DB                 // evaluates expressions; nil where every feature is a column
 }
 
 // NewViewWriter makes a writer of a view of the project.
@@ -65,6 +68,9 @@ func NewViewWriter(ctx context.Context, s *Store, p *feature.Project, view *feat
 		store: s, view: view, entity: p.Entity(view.Entity), stream: p.Stream(view.Stream), hash: p.ViewDefinition(view).Hash,
 	}
 	w.columns = viewColumns(view, w.stream)
+	if view.Layout == feature.FeastLayout {
+		w.feast = newFeastView(s.project, view, w.entity, w.stream)
+	}
 	for _, f := range view.Features {
 		if f.SQL != "" && w.db == nil {
 			var err error
@@ -121,6 +127,9 @@ func (w *ViewWriter) Write(ctx context.Context, generations []int64, rows []arro
 	writes := make([]*entityWrite, 0, len(newest))
 	for _, e := range newest {
 		writes = append(writes, e)
+	}
+	if w.feast != nil && len(generations) > 0 {
+		generations = []int64{slices.Max(generations)} // they share their hashes
 	}
 	for _, g := range generations {
 		if err := w.send(ctx, g, writes); err != nil {
@@ -218,6 +227,14 @@ func (w *ViewWriter) each(batch arrow.RecordBatch, yield func(*entityWrite)) err
 		switch {
 		case w.columns != nil:
 			e.patch = w.patchOf(e, present, features, i)
+		case w.feast != nil && !e.deleted:
+			for j, f := range features {
+				value := []byte{} // of a null
+				if f.IsValid(i) {
+					value = appendFeastValue(value, f, i)
+				}
+				e.values = append(e.values, w.feast.fields[j], value)
+			}
 		case !e.deleted:
 			for j, f := range features {
 				if f.IsValid(i) {
@@ -249,6 +266,9 @@ func (w *ViewWriter) script() *redis.Script {
 
 // send makes guarded writes to one generation.
 func (w *ViewWriter) send(ctx context.Context, generation int64, writes []*entityWrite) error {
+	if w.feast != nil {
+		return w.sendFeast(ctx, generation, writes, w.past)
+	}
 	prefix := keyPrefix(w.store.project, w.view.Name, generation)
 	for len(writes) > 0 {
 		part := writes[:min(len(writes), pipelineCalls)]
