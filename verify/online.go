@@ -199,6 +199,12 @@ func (c *onlineCheck) loadHashes(ctx context.Context, generation int64, only []s
 	defer table.close()
 	prefix := c.keyPrefix(generation)
 	next := nextOffsets(offsets)
+	if c.feast() {
+		if err := c.loadFeast(ctx, table, generation, only, next); err != nil {
+			return err
+		}
+		return table.flush(ctx)
+	}
 	fields := map[string]int{online.FieldOrder: colOrder, online.FieldEventTime: colAt, online.FieldDeleted: colDeleted}
 	for i, f := range c.view.Features {
 		fields[f.Name] = colFeatures + i

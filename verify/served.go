@@ -144,7 +144,7 @@ func (c *onlineCheck) expectRow(ctx context.Context, table *textRows, batch arro
 	table.set(colEntity, joinEntity(c.entity.Name, keys))
 	table.set(colAt, fmt.Sprint(eventTime))
 	table.set(colPosition, position.String())
-	if c.view.TTL > 0 && c.report.At.UnixMicro()-eventTime > c.view.TTL.Microseconds() {
+	if c.view.TTL > 0 && !c.feast() && c.report.At.UnixMicro()-eventTime > c.view.TTL.Microseconds() {
 		table.set(colOld, "1")
 	}
 	if c.patches() {
