@@ -177,7 +177,7 @@ func TestFeastReads(t *testing.T) {
 			{"a", "07", `n=9223372036854775807 x=0.1 yes=true day="1969-12-31" j={"a":"ü","z":[1,null]} a="a" m="-12.5000"`},
 			{"a", "8", `n=NULL_VALUE x=NULL_VALUE yes=NULL_VALUE day=NULL_VALUE j=NULL_VALUE a="a" m=NULL_VALUE`},
 			{"gone", "7", `n=NOT_FOUND x=NOT_FOUND yes=NOT_FOUND day=NOT_FOUND j=NOT_FOUND a=NOT_FOUND m=NOT_FOUND`},
-			{"a", "seven", `n=NOT_FOUND x=NOT_FOUND yes=NOT_FOUND day=NOT_FOUND j=NOT_FOUND a=NOT_FOUND m=NOT_FOUND`},
+			{"b", "7", `n=NOT_FOUND x=NOT_FOUND yes=NOT_FOUND day=NOT_FOUND j=NOT_FOUND a=NOT_FOUND m=NOT_FOUND`},
 		} {
 			if got := show(t, s, p, base, c.a, c.b, "all"); got != c.want {
 				t.Errorf("%s, %s: got  %s\nwant %s", c.a, c.b, got, c.want)
@@ -378,7 +378,7 @@ func TestFeastForeign(t *testing.T) {
 		for field, value := range map[string]string{w.feast.features["n"]: "\x12\x01x", w.feast.time: "x"} {
 			was := s.redis.HGet(ctx, w.feast.key([]string{"a", "1"}), field).Val()
 			s.redis.HSet(ctx, w.feast.key([]string{"a", "1"}), field, value)
-			if _, err := NewReader(s, p, time.Now).Read(ctx, refs, []map[string]string{{"a": "a", "b": "1"}}); !errors.Is(err, errNotFeast) {
+			if _, err := NewClient(s, p, time.Now).Read(ctx, refs, []map[string]string{{"a": "a", "b": "1"}}); !errors.Is(err, errNotFeast) {
 				t.Errorf("%q in %q: %v", value, field, err)
 			}
 			s.redis.HSet(ctx, w.feast.key([]string{"a", "1"}), field, was)

@@ -94,7 +94,7 @@ func (a *app) get(ctx context.Context, features []string, service string, entiti
 		}
 	}
 	defer store.Close()
-	rows, err := online.NewReader(store, p, a.now).Read(ctx, refs, entities)
+	rows, err := online.NewClient(store, p, a.now).Read(ctx, refs, entities)
 	if err != nil {
 		return err
 	}
