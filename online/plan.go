@@ -294,3 +294,14 @@ func (c *Client) Read(ctx context.Context, refs []feature.Ref, entities []map[st
 	}
 	return r.Rows, nil
 }
+
+// Entity gives the join keys of entities in a view that is read, in the order of their names: of each the values, as they stand
+// in keys.
+func (p *Plan) Entity(view string, e Entities) [][]string {
+	i := slices.IndexFunc(p.views, func(v *planView) bool { return v.view.Name == view })
+	keys, err := p.canonical(e)
+	if i < 0 || err != nil {
+		return nil // they have not been read
+	}
+	return keys[i]
+}

@@ -60,6 +60,9 @@ const (
 	ExtraEntity   Kind = "extra_entity"   // Redis has an entity that the lake doesn't know
 	WrongGuard    Kind = "wrong_guard"    // its order, or that of a column, is another change's
 	WrongValue    Kind = "wrong_value"    // a value, event time or tombstone differs
+
+	// Of what was served.
+	WrongServed Kind = "wrong_served" // a value, or its status, is another than the log makes of it for that time
 )
 
 // Finding is one thing that is not as it must be.
