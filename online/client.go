@@ -34,11 +34,12 @@ type Client struct {
 	project *feature.Project
 	now     func() time.Time
 	views   map[string]*servedView // of views that are in Redis
+	engines *engines
 }
 
 // NewClient makes a client of the project's views.
 func NewClient(s *Store, p *feature.Project, now func() time.Time) *Client {
-	c := &Client{store: s, project: p, now: now, views: map[string]*servedView{}}
+	c := &Client{store: s, project: p, now: now, views: map[string]*servedView{}, engines: newEngines()}
 	for _, v := range p.Views {
 		if p.Unserved(v) == "" {
 			c.views[v.Name] = &servedView{name: v.Name, definition: p.ViewDefinition(v).Hash, key: generationsKey(s.project, v.Name)}
@@ -46,6 +47,9 @@ func NewClient(s *Store, p *feature.Project, now func() time.Time) *Client {
 	}
 	return c
 }
+
+// Close frees what the client holds, once no read is on its way. The store stays open.
+func (c *Client) Close() error { return c.engines.close() }
 
 // Views are the names of the views that can be read once they have a generation, sorted.
 func (c *Client) Views() []string { return slices.Sorted(maps.Keys(c.views)) }

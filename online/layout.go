@@ -151,18 +151,12 @@ func (v Value) AppendJSON(b []byte) []byte {
 	case v.Type.Kind == feature.Int64, v.Type.Kind == feature.Bool:
 		bare = true
 	case v.Type.Kind == feature.Double:
-		bare = finite(v.Text)
+		bare = number(v.Text)
 	}
 	if bare {
 		return append(b, v.Text...)
 	}
 	return appendQuoted(b, v.Text)
-}
-
-// finite reports whether the text of a double is a number of JSON: NaN and the infinities aren't.
-func finite(text string) bool {
-	last := len(text) - 1
-	return last >= 0 && text[last] >= '0' && text[last] <= '9'
 }
 
 // appendQuoted appends text as a JSON string.

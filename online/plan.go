@@ -14,10 +14,14 @@ import (
 
 // Plan reads the same features again and again. It is safe for concurrent use.
 type Plan struct {
-	client *Client
-	refs   []feature.Ref
-	row    []Feature // what a row is before it is read
-	views  []*planView
+	client  *Client
+	refs    []feature.Ref
+	row     []Feature // what a row of the features that are in Redis is before it is read
+	views   []*planView
+	demands []*demand
+	request []RequestColumn // that demands read
+	given   []Feature // where features are on demand: what a row that is given is before it is computed
+	places  []int     // by its column: that of the row that is read, -1 for what is computed
 }
 
 // planView is what is read of one view.
@@ -28,10 +32,16 @@ type planView struct {
 	keys   []feature.Column // join keys in the order in which they stand in keys
 }
 
-// Plan prepares reads of features, which are given in this order. Each is once in it, and of a view that is served.
+// Plan prepares reads of features, which are given in this order. Each is once in it, and of a view that is served, or on
+// demand with inputs that are.
 func (c *Client) Plan(refs []feature.Ref) (*Plan, error) {
-	p := &Plan{client: c, refs: refs, row: make([]Feature, len(refs))}
-	for column, ref := range refs {
+	p := &Plan{client: c, refs: refs}
+	stored := refs
+	if slices.ContainsFunc(refs, func(r feature.Ref) bool { v := c.project.View(r.View); return v != nil && v.OnDemand != nil }) {
+		stored = p.planDemands(c.project)
+	}
+	p.row = make([]Feature, len(stored))
+	for column, ref := range stored {
 		i := slices.IndexFunc(p.views, func(v *planView) bool { return v.view.Name == ref.View })
 		if i < 0 {
 			v, err := c.planView(ref.View)
@@ -43,12 +53,85 @@ func (c *Client) Plan(refs []feature.Ref) (*Plan, error) {
 		}
 		v := p.views[i]
 		v.features, v.places = append(v.features, ref.Feature), append(v.places, column)
-		p.row[column] = Feature{Ref: ref, Value: Value{Type: c.project.FeatureType(ref), Null: true}, Status: NotFound}
+		p.row[column] = unread(c.project, ref)
+	}
+	if err := p.planRequest(); err != nil {
+		return nil, err
 	}
 	for _, v := range p.views {
 		v.layout = layoutOf(v.viewRead)
 	}
 	return p, nil
+}
+
+// unread is a feature before it is read.
+func unread(p *feature.Project, ref feature.Ref) Feature {
+	return Feature{Ref: ref, Value: Value{Type: p.FeatureType(ref), Null: true}, Status: NotFound}
+}
+
+// planDemands plans features on demand. It gives the features that are read for the plan: those asked for, and inputs.
+func (p *Plan) planDemands(project *feature.Project) []feature.Ref {
+	var stored []feature.Ref
+	read := func(r feature.Ref) int {
+		i := slices.Index(stored, r)
+		if i < 0 {
+			i, stored = len(stored), append(stored, r)
+		}
+		return i
+	}
+	p.given, p.places = make([]Feature, len(p.refs)), make([]int, len(p.refs))
+	for column, ref := range p.refs {
+		view := project.View(ref.View)
+		if view == nil || view.OnDemand == nil {
+			p.places[column] = read(ref)
+			continue
+		}
+		p.given[column], p.places[column] = unread(project, ref), -1
+		i := slices.IndexFunc(p.demands, func(d *demand) bool { return d.view == view })
+		if i < 0 {
+			i, p.demands = len(p.demands), append(p.demands, &demand{view: view})
+		}
+		d := p.demands[i]
+		f := view.Features[slices.IndexFunc(view.Features, func(f feature.Feature) bool { return f.Name == ref.Feature })]
+		d.features, d.places = append(d.features, f), append(d.places, column)
+		for _, in := range project.Inputs(view) {
+			if !slices.Contains(f.Reads, in.Name) || slices.ContainsFunc(d.inputs, func(o demandInput) bool { return o.Input == in }) {
+				continue
+			}
+			place := -1
+			if in.From != (feature.Ref{}) {
+				place = read(in.From)
+			}
+			d.inputs = append(d.inputs, demandInput{in, place})
+		}
+	}
+	for _, d := range p.demands {
+		d.plan()
+	}
+	return stored
+}
+
+// compute makes the rows that are given of those that were read.
+func (p *Plan) compute(ctx context.Context, r *Result, request map[string][]Value) error {
+	values := make([]Feature, len(r.Rows)*len(p.refs))
+	rows := make([][]Feature, len(r.Rows))
+	for n, stored := range r.Rows {
+		rows[n] = values[n*len(p.refs) : (n+1)*len(p.refs) : (n+1)*len(p.refs)]
+		for column, place := range p.places {
+			if place >= 0 {
+				rows[n][column] = stored[place]
+			} else {
+				rows[n][column] = p.given[column]
+			}
+		}
+	}
+	for _, d := range p.demands {
+		if err := d.compute(ctx, p.client.engines, r.Rows, rows, request); err != nil {
+			return err
+		}
+	}
+	r.Rows = rows
+	return nil
 }
 
 func (c *Client) planView(name string) (*planView, error) {
@@ -94,6 +177,8 @@ func (p *Plan) JoinKeys() []JoinKey {
 type Entities struct {
 	Len  int
 	Keys map[string][]string // by join key the values as text, Len each; others than those needed are ignored
+	// Request are the columns of the request that views on demand take, Len values each, by name; others are ignored.
+	Request map[string][]Value
 }
 
 // Ask says what a read gives besides the values.
@@ -112,18 +197,29 @@ type Result struct {
 const readsMax = 3
 
 // Read reads the features of the entities. The error is an [*EntityError] or [*KeyError] where the entities can't be asked for,
-// [ErrUnavailable] where a view has no generation that can be read, [ErrAway] where Redis doesn't answer, a [*ForeignError] where it
+// a [*RequestError] where the request lacks what a view on demand takes of it, [ErrUnavailable] where a view has no generation that can be read, [ErrAway] where Redis doesn't answer, a [*ForeignError] where it
 // holds what loam has not written, and that of the context where it ended.
 func (p *Plan) Read(ctx context.Context, e Entities, ask Ask) (*Result, error) {
 	keys, err := p.canonical(e)
 	if err != nil {
 		return nil, err
 	}
+	if err := p.checkRequest(e); err != nil {
+		return nil, err
+	}
 	for range readsMax {
 		r, err := p.read(ctx, e.Len, keys, ask)
-		if r != nil || err != nil {
-			return r, err
+		switch {
+		case err != nil:
+			return nil, err
+		case r == nil:
+			continue
+		case len(p.demands) > 0:
+			if err := p.compute(ctx, r, e.Request); err != nil {
+				return nil, err
+			}
 		}
+		return r, nil
 	}
 	return nil, fmt.Errorf("read features: %w: views were switched to other generations again and again", ErrUnavailable)
 }
@@ -270,7 +366,7 @@ func (p *Plan) decode(r *Result, entities int, now int64, answers []redis.Cmder,
 	return all, nil
 }
 
-// Read gives the features, in the order asked, of each of the entities, which are given by their join keys as text. Errors are
+// Read gives the features, in the order asked, of each of the entities, which are given by their join keys, and columns of the request, as text. Errors are
 // those of [Plan.Read].
 func (c *Client) Read(ctx context.Context, refs []feature.Ref, entities []map[string]string) ([][]Feature, error) {
 	p, err := c.Plan(refs)
@@ -287,6 +383,22 @@ func (c *Client) Read(ctx context.Context, refs []feature.Ref, entities []map[st
 			}
 		}
 		e.Keys[k.Name] = values
+	}
+	for _, k := range p.RequestColumns() {
+		values := make([]Value, len(entities))
+		for n, entity := range entities {
+			text, ok := entity[k.Name]
+			if !ok {
+				return nil, &RequestError{View: k.View, Column: k.Name, Type: k.Type, Entity: -1}
+			}
+			if values[n], ok = ParseValue(k.Type, text); !ok {
+				return nil, &RequestError{View: k.View, Column: k.Name, Type: k.Type, Entity: n}
+			}
+		}
+		if e.Request == nil {
+			e.Request = map[string][]Value{}
+		}
+		e.Request[k.Name] = values
 	}
 	r, err := p.Read(ctx, e, Ask{})
 	if err != nil {

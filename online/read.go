@@ -183,7 +183,9 @@ func (s *states) decode(answer redis.Cmder, now int64, row []Feature, seen *Seen
 		return Trace(found), err
 	}
 	for i, place := range s.places {
-		s.put(&row[place], raw[i+2], at, now)
+		if err := s.put(&row[place], raw[i+2], at, now); err != nil {
+			return Something, err
+		}
 	}
 	return Something, nil
 }
@@ -238,7 +240,9 @@ func (p *patches) decode(answer redis.Cmder, now int64, row []Feature, seen *See
 			}
 			own = order.EventTime
 		}
-		p.put(&row[place], raw[i+2], own, now)
+		if err := p.put(&row[place], raw[i+2], own, now); err != nil {
+			return Something, err
+		}
 	}
 	return Something, nil
 }
@@ -270,16 +274,19 @@ func eventTime(raw any) (at int64, found bool, err error) {
 }
 
 // put sets a feature of an entity that is there: raw is its value as HMGET gave it, of the event time at.
-func (v *viewRead) put(f *Feature, raw any, at, now int64) {
+func (v *viewRead) put(f *Feature, raw any, at, now int64) error {
 	f.EventTime = time.UnixMicro(at).UTC()
 	switch text, present := raw.(string); {
 	case v.view.TTL > 0 && now-at > v.view.TTL.Microseconds():
 		f.Status = OutsideMaxAge
 	case !present:
 		f.Status = NullValue
+	case !fits(f.Value.Type, text):
+		return fmt.Errorf("its feature %s is no %s", f.Ref.Feature, f.Value.Type)
 	default:
 		f.Status, f.Value.Text, f.Value.Null = Present, text, false
 	}
+	return nil
 }
 
 func (v *viewRead) feature(name string) feature.Feature {

@@ -35,6 +35,7 @@ const (
 	codeWrongType    = "wrong_type"
 	codeFeatures     = "missing_features"
 	codeMissingKey   = "missing_join_key"
+	codeRequest      = "missing_request_column"
 	codeColumn       = "unknown_column"
 	codeRagged       = "ragged_columns"
 	codeManyEntities = "too_many_entities"
@@ -75,6 +76,7 @@ func explain(err error) *Error {
 		own     *Error
 		missing *online.EntityError
 		key     *online.KeyError
+		request *online.RequestError
 		foreign *online.ForeignError
 		tooLong *http.MaxBytesError
 	)
@@ -87,6 +89,9 @@ func explain(err error) *Error {
 	case errors.As(err, &key):
 		return wrong(codeWrongType, fmt.Sprintf("entities.%s[%d]", key.JoinKey, key.Entity), "give a value of the key's type",
 			"feature view %s takes the join key %s as %s", key.View, key.JoinKey, key.Type)
+	case errors.As(err, &request):
+		return wrong(codeRequest, "entities."+request.Column, "add the column to entities or request_data, a value for each entity",
+			"feature view %s needs the column %s of the request, which is %s", request.View, request.Column, request.Type)
 	case errors.As(err, &tooLong):
 		return &Error{Status: http.StatusRequestEntityTooLarge, Code: codeTooLarge, Offset: -1,
 			Message: fmt.Sprintf("the body has more than the %d bytes that are taken", tooLong.Limit), Remedy: "ask for fewer entities at once, or raise serve.body in loam.yaml"}

@@ -87,22 +87,29 @@ func (r *request) check() error {
 		return wrong(codeFeatures, "feature_service", "give one of the two", "features and feature_service are both given")
 	case r.service == "" && len(r.features) == 0:
 		return wrong(codeFeatures, "features", `give features, such as ["profile:mkt_status"], or feature_service`, "no features are asked for")
-	case len(r.entities) == 0:
+	case len(r.entities)+len(r.requestData) == 0:
 		return wrong(codeMissingKey, "entities", `give the join keys as columns, such as {"contact_id": ["c1"]}`, "no entities are asked for")
 	}
-	first := r.entities[0]
 	for _, of := range []struct {
 		name    string
 		columns []column
 	}{{"entities", r.entities}, {"request_data", r.requestData}} {
 		for _, c := range of.columns {
-			if len(c.cells) != len(first.cells) {
-				return wrong(codeRagged, of.name+"."+c.name, "give each column a value for each entity", "column %s has %d values, and %s has %d",
-					c.name, len(c.cells), first.name, len(first.cells))
+			if len(c.cells) != r.len() {
+				return wrong(codeRagged, of.name+"."+c.name, "give each column a value for each entity", "column %s has %d values, and the first one has %d",
+					c.name, len(c.cells), r.len())
 			}
 		}
 	}
 	return nil
+}
+
+// len is how many entities are asked for.
+func (r *request) len() int {
+	if len(r.entities) > 0 {
+		return len(r.entities[0].cells)
+	}
+	return len(r.requestData[0].cells)
 }
 
 func (r *request) readFeatures(d *jsontext.Decoder) error {

@@ -9,7 +9,10 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,6 +43,15 @@ const testViews = `entities: [{name: thing, join_keys: [b, a]}]
 views:
   - {name: all, entity: thing, stream: thing, features: [n, x, m, yes, at, j, l]}
   - {name: short, entity: thing, stream: thing, ttl: 1h, features: [n, x]}
+  - {name: windows, entity: thing, stream: thing, aggregates: [{name: quiet, fn: days_since_change}]}
+  - name: derived
+    on_demand: {inputs: ["short:n", "all:x"], request: [{name: cart, type: "decimal(6,2)"}, {name: tags, type: list<string>}, {name: moment, type: timestamp}]}
+    features:
+      - {name: big, type: bool, sql: "cart > 100 + coalesce(n, 0)"}
+      - {name: sum, type: "decimal(10,2)", sql: "cart + n"}
+      - {name: tagged, type: list<string>, sql: "list_reverse(tags)"}
+      - {name: day, type: date, sql: "moment::DATE"}
+      - {name: x2, type: double, sql: "x * 2"}
 services:
   - {name: both, features: ["short:n", "all:m"]}
 `
@@ -58,7 +70,25 @@ type fixture struct {
 	store   *online.Store
 	server  *Server
 	run     string
-	said    *strings.Builder
+	said    *said
+}
+
+// said is what the operator was told.
+type said struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (s *said) say(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintf(&s.text, format+"\n", args...)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
 }
 
 // eachRedis runs a test on a Redis in this process, and on the real one at LOAM_TEST_REDIS where that is set.
@@ -73,7 +103,7 @@ func eachRedis(t *testing.T, test func(t *testing.T, address string)) {
 
 func newFixture(t *testing.T, address string, change func(*Options)) *fixture {
 	t.Helper()
-	f := &fixture{t: t, said: &strings.Builder{}}
+	f := &fixture{t: t, said: &said{}}
 	f.project = loadProject(t, testStreams, testViews)
 	f.redis = redis.NewClient(&redis.Options{Addr: address, DisableIdentity: true})
 	t.Cleanup(func() { f.redis.Close() })
@@ -89,10 +119,8 @@ func newFixture(t *testing.T, address string, change func(*Options)) *fixture {
 			}
 		}
 	}
-	o := Options{
-		Project: f.project, Client: online.NewClient(f.store, f.project, func() time.Time { return now }),
-		Say: func(format string, args ...any) { fmt.Fprintf(f.said, format+"\n", args...) },
-	}
+	o := Options{Project: f.project, Client: online.NewClient(f.store, f.project, func() time.Time { return now }), Say: f.said.say}
+	t.Cleanup(func() { o.Client.Close() })
 	if change != nil {
 		change(&o)
 	}
@@ -112,7 +140,16 @@ func loadProject(t *testing.T, streams, views string) *feature.Project {
 			t.Fatal(err)
 		}
 	}
-	p, err := feature.Load(dir, func(string, []feature.Column, feature.Type) ([]string, error) { return nil, nil })
+	words := regexp.MustCompile(`\w+`)
+	p, err := feature.Load(dir, func(expr string, columns []feature.Column, _ feature.Type) ([]string, error) {
+		var reads []string
+		for _, c := range columns {
+			if slices.Contains(words.FindAllString(expr, -1), c.Name) {
+				reads = append(reads, c.Name)
+			}
+		}
+		return reads, nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	_ "embed" // openapi.json
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,6 +66,7 @@ type Options struct {
 	Client  *online.Client
 	Limits  Limits
 	TLS     *tls.Config                      // nil for plain HTTP
+	Keys    []Key                            // none lets whoever reaches the server do all
 	Say     func(format string, args ...any) // tells the operator of what callers aren't told
 	// Log is asked once a request whether what it is served is to be logged; what it gives then takes it. nil logs nothing.
 	Log func() func(Served)
@@ -84,15 +87,20 @@ type Server struct {
 	routes   []route
 	inFlight chan struct{}
 	plans    plans
-	stopping chan struct{} // closed once the server is to end
+	callers  []caller
+	// joinKeys are those of the project's entities, requestColumns the columns that its views on demand take of requests.
+	joinKeys, requestColumns map[string]bool
+	metrics                  metrics
+	stopping                 chan struct{} // closed once the server is to end
 }
 
 // route is what a path answers.
 type route struct {
 	method, path string
-	// open routes need no API key and aren't counted among the concurrent requests.
-	open   bool
-	handle func(w http.ResponseWriter, r *http.Request) error // an error is answered as explain says
+	// open routes need no API key, and are answered however many requests there are.
+	open bool
+	// handle answers; an error is answered as explain says. The caller is nil where there are no keys, and on open routes.
+	handle func(w http.ResponseWriter, r *http.Request, c *caller) error
 }
 
 // routesOf are all routes. Those of other parts are added here.
@@ -101,6 +109,8 @@ func (s *Server) routesOf() []route {
 		{method: http.MethodPost, path: "/get-online-features", handle: s.getOnlineFeatures},
 		{method: http.MethodGet, path: "/health", open: true, handle: s.health},
 		{method: http.MethodGet, path: "/ready", open: true, handle: s.ready},
+		{method: http.MethodGet, path: "/metrics", open: true, handle: s.metricsText},
+		{method: http.MethodGet, path: "/openapi.json", open: true, handle: s.openAPI},
 	}
 }
 
@@ -109,11 +119,26 @@ func New(o Options) *Server {
 	o.Limits.setDefaults()
 	s := &Server{Options: o, mux: http.NewServeMux(), inFlight: make(chan struct{}, o.Limits.Concurrent), stopping: make(chan struct{})}
 	s.plans.byFeatures = map[string]*prepared{}
-	s.routes = s.routesOf()
-	for _, r := range s.routes {
-		s.mux.Handle(r.method+" "+r.path, s.serve(r))
+	s.joinKeys, s.requestColumns = map[string]bool{}, map[string]bool{}
+	for _, e := range o.Project.Entities {
+		for _, k := range e.JoinKeys {
+			s.joinKeys[k] = true
+		}
 	}
-	s.mux.HandleFunc("/", s.noRoute)
+	for _, v := range o.Project.Views {
+		if v.OnDemand != nil {
+			for _, c := range v.OnDemand.Request {
+				s.requestColumns[c.Name] = true
+			}
+		}
+	}
+	s.callers = callersOf(o.Keys)
+	s.routes = s.routesOf()
+	s.metrics.routes = make([]routeMetrics, len(s.routes)+1)
+	for i, r := range s.routes {
+		s.mux.Handle(r.method+" "+r.path, s.serve(r, &s.metrics.routes[i]))
+	}
+	s.mux.Handle("/", s.serve(route{open: true, handle: s.noRoute}, &s.metrics.routes[len(s.routes)]))
 	return s
 }
 
@@ -121,18 +146,40 @@ func New(o Options) *Server {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
 // serve makes a handler of a route.
-func (s *Server) serve(of route) http.Handler {
+func (s *Server) serve(of route, m *routeMetrics) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		err := s.answer(of, w, r)
-		if err != nil {
-			s.fail(w, r, err)
+		begun := time.Now()
+		noted := &noting{ResponseWriter: w, status: http.StatusOK}
+		defer func() {
+			if broken := recover(); broken != nil {
+				s.Say("%s %s: panic: %v\n%s", r.Method, r.URL.Path, broken, debug.Stack())
+				s.fail(noted, r, fmt.Errorf("panic: %v", broken))
+			}
+			m.took(noted.status, time.Since(begun))
+		}()
+		if err := s.answer(of, noted, r); err != nil {
+			s.fail(noted, r, err)
 		}
 	})
 }
 
+// noting notes the status of an answer.
+type noting struct {
+	http.ResponseWriter
+	status int
+}
+
+func (n *noting) WriteHeader(status int) {
+	n.status = status
+	n.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (n *noting) Unwrap() http.ResponseWriter { return n.ResponseWriter }
+
 func (s *Server) answer(of route, w http.ResponseWriter, r *http.Request) error {
 	if of.open {
-		return of.handle(w, r)
+		return of.handle(w, r, nil)
 	}
 	select {
 	case s.inFlight <- struct{}{}:
@@ -142,7 +189,11 @@ func (s *Server) answer(of route, w http.ResponseWriter, r *http.Request) error 
 			Message: fmt.Sprintf("%d requests are being answered, and no more are taken at once", s.Limits.Concurrent),
 			Remedy:  "try again later, or raise serve.concurrent in loam.yaml"}
 	}
-	return of.handle(w, r)
+	c, err := s.caller(r)
+	if err != nil {
+		return err
+	}
+	return of.handle(w, r, c)
 }
 
 // fail answers with an error, and tells the operator of what the caller isn't told.
@@ -151,9 +202,13 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if e.Status >= http.StatusInternalServerError && e.Code != codeOverload && r.Context().Err() == nil {
 		s.Say("%s %s: %v", r.Method, r.URL.Path, err)
 	}
+	s.metrics.failed(e.Code)
 	h := w.Header()
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(e.RetryAfter))
+	}
+	if e.Status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", "Bearer")
 	}
 	writeJSON(w, e.Status, e.append(nil))
 }
@@ -169,7 +224,7 @@ func writeJSON(w http.ResponseWriter, status int, body []byte) {
 var jsonType = []string{"application/json"}
 
 // noRoute answers what no route does.
-func (s *Server) noRoute(w http.ResponseWriter, r *http.Request) {
+func (s *Server) noRoute(w http.ResponseWriter, r *http.Request, _ *caller) error {
 	var methods, paths []string
 	for _, of := range s.routes {
 		paths = append(paths, of.path)
@@ -181,12 +236,11 @@ func (s *Server) noRoute(w http.ResponseWriter, r *http.Request) {
 	}
 	if len(methods) > 0 {
 		w.Header().Set("Allow", strings.Join(methods, ", "))
-		s.fail(w, r, &Error{Status: http.StatusMethodNotAllowed, Code: codeMethod, Offset: -1,
-			Message: fmt.Sprintf("%s doesn't take %s", r.URL.Path, r.Method), Remedy: "use " + strings.Join(methods, " or ")})
-		return
+		return &Error{Status: http.StatusMethodNotAllowed, Code: codeMethod, Offset: -1,
+			Message: fmt.Sprintf("%s doesn't take %s", r.URL.Path, r.Method), Remedy: "use " + strings.Join(methods, " or ")}
 	}
 	slices.Sort(paths)
-	s.fail(w, r, unknown(codeNoRoute, "", "route", r.URL.Path, slices.Compact(paths)))
+	return unknown(codeNoRoute, "", "route", r.URL.Path, slices.Compact(paths))
 }
 
 // body reads the body of a request that is to be JSON into a buffer, which the caller gives back to buffers.
@@ -199,6 +253,9 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request) (*bytes.Buffer, er
 	}
 	b := buffers.Get().(*bytes.Buffer)
 	b.Reset()
+	if n, ok := w.(*noting); ok {
+		w = n.ResponseWriter // which ends the connection where a body is too large
+	}
 	if _, err := b.ReadFrom(http.MaxBytesReader(w, r.Body, s.Limits.BodyBytes)); err != nil {
 		buffers.Put(b)
 		var timeout net.Error
@@ -221,14 +278,24 @@ var (
 // answerBytes bounds the answers whose memory is kept for the next one.
 const answerBytes = 1 << 20
 
+// openAPIFile says what the server takes and answers, for machines. A test holds it against the routes.
+//
+//go:embed openapi.json
+var openAPIFile []byte
+
+func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request, _ *caller) error {
+	writeJSON(w, http.StatusOK, openAPIFile)
+	return nil
+}
+
 // health answers that the process lives.
-func (s *Server) health(w http.ResponseWriter, _ *http.Request) error {
+func (s *Server) health(w http.ResponseWriter, _ *http.Request, _ *caller) error {
 	writeJSON(w, http.StatusOK, []byte(`{"status":"ok"}`+"\n"))
 	return nil
 }
 
 // ready answers whether every view can be read.
-func (s *Server) ready(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) ready(w http.ResponseWriter, r *http.Request, _ *caller) error {
 	ctx, cancel := context.WithTimeout(r.Context(), s.Limits.Timeout)
 	defer cancel()
 	status, state := http.StatusOK, "ready"

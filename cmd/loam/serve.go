@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,7 @@ import (
 
 func (a *app) serveCommand() *cobra.Command {
 	var address string
+	var tls certificate
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Answer requests for features over HTTP",
@@ -27,29 +29,67 @@ While the store is away or a view can't be read yet, the answer is 503.`,
 			if _, _, err := net.SplitHostPort(address); err != nil {
 				return misused("--addr %q: give an address such as 127.0.0.1:6566", address)
 			}
-			return a.serve(c.Context(), address)
+			if (tls.Cert == "") != (tls.Key == "") {
+				return misused("--tls-cert and --tls-key go together")
+			}
+			for _, path := range []*string{&tls.Cert, &tls.Key} { // of where the command runs, not of the project folder
+				if abs, err := filepath.Abs(*path); err == nil && *path != "" {
+					*path = abs
+				}
+			}
+			return a.serve(c.Context(), address, tls)
 		},
 	}
 	c.Flags().StringVar(&address, "addr", "127.0.0.1:6566", "address to listen at")
+	c.Flags().StringVar(&tls.Cert, "tls-cert", "", "PEM file of the certificate to show, in place of serve.tls in loam.yaml")
+	c.Flags().StringVar(&tls.Key, "tls-key", "", "PEM file of its key")
 	return c
 }
 
-func (a *app) serve(ctx context.Context, address string) error {
+// certificate names the files of the certificate that a server shows, and of its key.
+type certificate struct{ Cert, Key string }
+
+func (a *app) serve(ctx context.Context, address string, tls certificate) error {
 	p, err := a.load(ctx)
 	if err != nil {
 		return err
+	}
+	o := serve.Options{Project: p, Say: a.say, Limits: serve.Limits{
+		BodyBytes: p.Serve.BodyBytes, Entities: p.Serve.Entities, Concurrent: p.Serve.Concurrent, Timeout: p.Serve.Timeout,
+	}}
+	if tls.Cert != "" {
+		p.Serve.Cert, p.Serve.Key = tls.Cert, tls.Key
+	}
+	if o.TLS, err = p.Serve.TLS(p.Dir); err != nil {
+		return err
+	}
+	for _, k := range p.Serve.Keys {
+		secret, err := k.Key.Read(p.Dir)
+		if err != nil {
+			return fmt.Errorf("read the API key %s of serve.keys in %s: %w", k.Name, feature.ProjectFile, err)
+		}
+		o.Keys = append(o.Keys, serve.Key{Name: k.Name, Secret: secret, Views: k.Views})
 	}
 	store, from, err := a.serveStore(ctx, p)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	s := serve.New(serve.Options{Project: p, Client: online.NewClient(store, p, a.now), Say: a.say})
+	o.Client = online.NewClient(store, p, a.now)
+	defer o.Client.Close()
+	s := serve.New(o)
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return fmt.Errorf("listen at %s, give another one with --addr: %w", address, err)
 	}
-	a.say("serving features of %s, %s, at http://%s; Ctrl-C ends", p.Name, from, l.Addr())
+	scheme, open := "http", ""
+	if o.TLS != nil {
+		scheme = "https"
+	}
+	if len(o.Keys) == 0 {
+		open = ", to whoever reaches it: loam.yaml has no serve.keys"
+	}
+	a.say("serving features of %s, %s, at %s://%s%s; Ctrl-C ends", p.Name, from, scheme, l.Addr(), open)
 	if err := s.Run(ctx, l); err != nil {
 		return err
 	}
