@@ -257,7 +257,10 @@ func (b *build) features(ctx context.Context, j *viewJob) error {
 	case j.view.Windowed():
 		return b.windowed(ctx, j)
 	}
-	return b.attribute(ctx, j)
+	if err := b.attribute(ctx, j); err != nil {
+		return err
+	}
+	return b.countErrors(ctx, j.featureTable(), j.chosen(), &j.lost)
 }
 
 // plan finds the views that the features come from, in the order asked, and opens their streams.

@@ -91,6 +91,7 @@ type CardLabels struct {
 	LeftOut   int64         `json:"left_out"`
 	Unsampled int64         `json:"unsampled"`
 	Outcomes  []CardOutcome `json:"outcomes,omitempty"`
+	Parts     []CardPart    `json:"parts,omitempty"` // of the split, in their order, those without a label left out
 	// AfterWatermark is the share of labels that are later than the watermark: what they see may still change.
 	AfterWatermark float64 `json:"after_watermark"`
 	// ClocksDiffer is the share of labels for which the two clocks could give different features.
@@ -107,6 +108,12 @@ type CardOutcome struct {
 	CompleteUntil *time.Time `json:"complete_until"` // a label whose horizon ends later is left out; null where the stream is empty
 	LeftOut       int64      `json:"left_out"`
 	True          int64      `json:"true"` // labels for which it came true
+}
+
+// CardPart is a part of the split; "" is that of labels without the time or key that tells.
+type CardPart struct {
+	Part string `json:"part"`
+	Rows int64  `json:"rows"`
 }
 
 // String names the file, the table or the query that gave the labels.
@@ -129,6 +136,11 @@ type CardFeature struct {
 	NullRate float64 `json:"null_rate"`
 	// Coverage is the share of values that aren't null in each of the card's spans of time; null where a span has no label.
 	Coverage []*float64 `json:"coverage"`
+	// Labels for which the value is null though there was something to make it of: a sum that its type can't hold, more distinct
+	// values than are counted, an error of the expression.
+	Overflows int64 `json:"overflows,omitempty"`
+	Uncounted int64 `json:"uncounted,omitempty"`
+	Errors    int64 `json:"errors,omitempty"`
 }
 
 // CardCoverage are equal spans of time between the first and the last label.
