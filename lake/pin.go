@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/apache/iceberg-go"
 	"github.com/apache/iceberg-go/table"
@@ -130,6 +131,30 @@ func (t *Table) tags() []string {
 		}
 	}
 	return names
+}
+
+// Tagged are the tags of all tables of the project that begin with a prefix, each with the full names of the tables that have it.
+func (l *Lake) Tagged(ctx context.Context, prefix string) (map[string][]string, error) {
+	tagged := map[string][]string{}
+	for ident, err := range l.catalog.ListTables(ctx, table.Identifier{l.config.Namespace}) {
+		if err != nil {
+			return nil, fmt.Errorf("list the tables of %s: %w", l.config.Namespace, err)
+		}
+		name := strings.Join(ident, ".")
+		tags, err := l.Tags(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		for _, tag := range tags {
+			if strings.HasPrefix(tag, prefix) {
+				tagged[tag] = append(tagged[tag], name)
+			}
+		}
+	}
+	for _, tables := range tagged {
+		slices.Sort(tables)
+	}
+	return tagged, nil
 }
 
 // Unpin takes a tag from a snapshot of a table, by its full name, so that it may expire. It

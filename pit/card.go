@@ -170,16 +170,19 @@ func CardPath(out string) string {
 }
 
 // cardPath is where the card of the training set in the making will stand, "" where it is kept in the lake alone.
-func (b *build) cardPath() string {
+func (b *build) cardPath() string { return cardFile(&b.request) }
+
+// cardFile is where the card of the training set of a request stands, "" where it is kept in the lake alone.
+func cardFile(r *feature.DatasetRequest) string {
 	switch {
-	case b.request.Card != "":
-		return b.request.Card
-	case b.request.Out == feature.Standard:
+	case r.Card != "":
+		return r.Card
+	case r.Out == feature.Standard:
 		return ""
-	case b.request.Format() == feature.PartitionOut:
-		return b.request.Out + ".card.json"
+	case r.Format() == feature.PartitionOut:
+		return r.Out + ".card.json"
 	}
-	return CardPath(b.request.Out)
+	return CardPath(r.Out)
 }
 
 // cardRequest puts what was asked for beyond features and clock into the card.
@@ -224,8 +227,7 @@ func (b *build) keepCard(ctx context.Context, start time.Time) error {
 	if err != nil {
 		return fmt.Errorf("write the card: %w", err)
 	}
-	path := b.cardPath()
-	part := path + b.card.Tag[len(b.card.Tag)-8:] + ".part"
+	path, part := b.cardPath(), b.cardPart()
 	if path != "" {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return fmt.Errorf("write the card: %w", err)
@@ -242,10 +244,22 @@ func (b *build) keepCard(ctx context.Context, start time.Time) error {
 	if path == "" {
 		return nil
 	}
+	if was, err := ReadCard(path); err == nil && was.Project == b.card.Project && was.Tag != b.card.Tag {
+		b.replaced = was
+	}
 	if err := os.Rename(part, path); err != nil {
 		return fmt.Errorf("write the card: %w", err)
 	}
 	return nil
+}
+
+// cardPart is where the card's file is written first, "" where there is none.
+func (b *build) cardPart() string {
+	path := b.cardPath()
+	if path == "" {
+		return ""
+	}
+	return path + b.card.Tag[len(b.card.Tag)-8:] + ".part"
 }
 
 // dropCard removes the card's file.
