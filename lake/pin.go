@@ -24,6 +24,15 @@ type Pin struct {
 	Schema   int    `json:"schema"`   // whose names the columns had
 	// Beyond are rows of a log that its history had not taken, and that were left out.
 	Beyond []PinSpan `json:"beyond,omitempty"`
+	// Former are the columns of a log that its stream's definition didn't have any more. A history is made of them, too.
+	Former []PinColumn `json:"former,omitempty"`
+}
+
+// PinColumn is a column of a former definition, by the name that it had in the schema of the pin.
+type PinColumn struct {
+	Name    string `json:"name"`
+	Type    string `json:"type"`
+	Tracked bool   `json:"tracked,omitempty"`
 }
 
 // PinSpan is a span of offsets of one partition: those from From to before To. A redrive is a topic of its own.
@@ -46,6 +55,9 @@ func (r *Reading) Pins() map[string]Pin {
 			for _, s := range r.beyond {
 				pin.Beyond = append(pin.Beyond, PinSpan{Topic: s.Topic, Partition: s.Index, From: s.From, To: s.To})
 			}
+			for _, c := range r.Stream.Columns[r.declared:] {
+				pin.Former = append(pin.Former, PinColumn{Name: c.Name, Type: c.Type.String(), Tracked: r.Stream.Kind == feature.StateStream && r.Stream.Tracked(c.Name)})
+			}
 		}
 		pins[t.Name()] = pin
 	}
@@ -55,7 +67,7 @@ func (r *Reading) Pins() map[string]Pin {
 // ReadAt opens a stream's tables as a reading before had them, whose pins these are. The definition is that of then. What
 // was pinned and is no longer there is [ErrGone].
 func (l *Lake) ReadAt(ctx context.Context, def *feature.Stream, pins map[string]Pin) (*Reading, error) {
-	r := &Reading{Stream: def}
+	r := &Reading{declared: len(def.Columns)}
 	var err error
 	if def.Kind == feature.StateStream {
 		if r.History, err = l.openAt(ctx, HistoryName(def.Name), pins); err != nil {
@@ -63,6 +75,13 @@ func (l *Lake) ReadAt(ctx context.Context, def *feature.Stream, pins map[string]
 		}
 	}
 	if r.Log, err = l.openAt(ctx, LogName(def.Name), pins); err != nil {
+		return nil, err
+	}
+	former := rests{}
+	for _, c := range pins[r.Log.Name()].Former {
+		former.Columns = append(former.Columns, restsColumn(c))
+	}
+	if r.Stream, err = withDropped(def, &former); err != nil {
 		return nil, err
 	}
 	for _, s := range pins[r.Log.Name()].Beyond {
