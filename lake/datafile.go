@@ -42,7 +42,10 @@ type packing struct {
 // properties are how a file that begins with the batch is written as Parquet. What a micro-batch writes is soon written again by
 // maintenance, so it is packed fast; what is to stay is packed small, but for the columns that rows are sought by.
 func (p packing) properties(first arrow.RecordBatch) *parquet.WriterProperties {
-	page := int64(pageBytes)
+	page, samples := int64(pageBytes), 128
+	if p.lasting {
+		samples = 2048
+	}
 	if p.lasting && p.scanned {
 		page = scanPageBytes
 	}
@@ -58,7 +61,7 @@ func (p packing) properties(first arrow.RecordBatch) *parquet.WriterProperties {
 		}
 	}
 	for i, f := range first.Schema().Fields() {
-		if !repetitive(first.Column(i)) {
+		if !repetitive(first.Column(i), samples) {
 			properties = append(properties, parquet.WithDictionaryFor(f.Name, false))
 		}
 	}
@@ -67,8 +70,7 @@ func (p packing) properties(first arrow.RecordBatch) *parquet.WriterProperties {
 
 // repetitive reports whether a dictionary is worth its while for a column: whether fewer than half of some of its values
 // differ from those before them.
-func repetitive(column arrow.Array) bool {
-	const samples = 2048
+func repetitive(column arrow.Array, samples int) bool {
 	step := max(column.Len()/samples, 1)
 	seen := make(map[any]struct{}, samples)
 	asked := 0
