@@ -35,6 +35,7 @@ func (l *loader) check(expr CheckExpr) {
 	for _, d := range l.requests {
 		l.checkRequest(d)
 	}
+	l.checkServe()
 	l.checkEventTypes()
 	l.checkTopics()
 	sort.Slice(p.Streams, func(i, j int) bool { return p.Streams[i].Name < p.Streams[j].Name })

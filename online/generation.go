@@ -41,6 +41,9 @@ type Generation struct {
 	Joined []string                    `json:"-"` // workers that write it
 }
 
+// fieldCurrent is the field with the number of the generation that is read.
+const fieldCurrent = "current"
+
 // Generations are all generations of a view.
 type Generations struct {
 	Current int64 // the number that is read, 0 for none
@@ -72,7 +75,7 @@ func (s *Store) Generations(ctx context.Context, view string) (Generations, erro
 			}
 		}
 		switch number, rest, isOffset := strings.Cut(field, ":"); {
-		case field == "current":
+		case field == fieldCurrent:
 			if g.Current, err = strconv.ParseInt(text, 10, 64); err != nil {
 				return g, fmt.Errorf("the current generation of %s is %q: %w", view, text, err)
 			}
@@ -257,7 +260,7 @@ func (s *Store) Switch(ctx context.Context, view string, g Generation) error {
 	}
 	key, number := generationsKey(s.project, view), strconv.FormatInt(g.Number, 10)
 	_, err = s.redis.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		p.HSet(ctx, key, number, text, "current", number)
+		p.HSet(ctx, key, number, text, fieldCurrent, number)
 		return nil
 	})
 	if err != nil {
