@@ -199,15 +199,13 @@ func (a Aggregate) Type(s *Stream) Type {
 	return c.Type
 }
 
-// Unserved says why a view has no online values, such as "windowed views are not served online yet"; "" where it has some.
+// Unserved says why a view has no online values, such as "views windowed over history are for training sets alone"; "" where it has some.
 func (p *Project) Unserved(v *View) string {
 	switch {
 	case v.OnDemand != nil:
 		return "on-demand views are not served online yet"
 	case v.Windowed() && p.Stream(v.Stream).Kind == StateStream:
 		return "views windowed over history are for training sets alone"
-	case v.Windowed():
-		return "windowed views are not served online yet"
 	}
 	return ""
 }

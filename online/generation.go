@@ -35,6 +35,8 @@ type Generation struct {
 	Base       map[string]int64 `json:"base"` // offsets of the snapshot that it was built from, by <topic>:<partition>
 	Runs       []string         `json:"runs"` // run ids of the masters it was built on
 	BuiltAt    time.Time        `json:"built_at"`
+	// Others is how many rows of the base of a windowed view came of files and redrives, of which offsets don't tell.
+	Others int64 `json:"others,omitempty"`
 	// Marks are the offsets up to which the partitions are written. One of a building generation says where a worker
 	// began to write it; a file has one only while it is being backfilled.
 	Marks  map[feature.Partition]int64 `json:"-"`

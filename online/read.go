@@ -144,7 +144,9 @@ func (r *Reader) open(ctx context.Context, name string) (*viewRead, error) {
 	stream := r.project.Stream(view.Stream)
 	v := &viewRead{view: view, entity: r.project.Entity(view.Entity), stream: stream, prefix: keyPrefix(r.store.project, name, g.Number)}
 	v.layout = &states{v}
-	if columns := viewColumns(view, stream); columns != nil {
+	if view.Windowed() {
+		v.layout = newTiled(r.project, v, g)
+	} else if columns := viewColumns(view, stream); columns != nil {
 		v.layout = &patches{v, columns}
 	}
 	return v, nil
