@@ -20,8 +20,8 @@ type Plan struct {
 	views   []*planView
 	demands []*demand
 	request []RequestColumn // that demands read
-	given   []Feature // where features are on demand: what a row that is given is before it is computed
-	places  []int     // by its column: that of the row that is read, -1 for what is computed
+	given   []Feature       // where features are on demand: what a row that is given is before it is computed
+	places  []int           // by its column: that of the row that is read, -1 for what is computed
 }
 
 // planView is what is read of one view.
@@ -359,6 +359,9 @@ func (p *Plan) decode(r *Result, entities int, now int64, answers []redis.Cmder,
 			trace, err := v.layout.decode(answers[i*entities+n], now, row, seen)
 			if err != nil {
 				return Nothing, &ForeignError{View: v.view.Name, Entity: n, Err: err}
+			}
+			if seen != nil && v.view.Windowed() {
+				seen.from(generations[i].base)
 			}
 			all = all && trace
 		}
