@@ -86,6 +86,9 @@ func (r *tileRun) beside() {
 		r.written[index] = end
 		w.fatal(r.live.Join(ctx, "worker", nil))
 	}
+	for index := range 3 { // what the generation before has is waited for
+		r.commit(index, r.written[index])
+	}
 	for {
 		select {
 		case err := <-done:
