@@ -41,7 +41,7 @@ type FeatureLogOptions struct {
 const (
 	logRowsMax    = 200_000 // rows that wait to be written
 	logRequestMax = 20_000  // requests that do
-	logEvery      = 2 * time.Second
+	logEvery      = 5 * time.Second
 	marksEvery    = time.Second
 	marksKept     = 3
 	logFinishMax  = 20 * time.Second // for the last rows, once the server has ended
