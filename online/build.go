@@ -37,9 +37,14 @@ const poll = 25 * time.Millisecond
 //     both. Every write is guarded by its order, which makes both harmless.
 //  4. A worker that starts meanwhile may mark a partition beyond the snapshot: what lies between is read from the log.
 //
-// Of a build that fails nothing is left.
+// Where a change that comes twice isn't harmless, in a windowed view, it is done another way; see buildTiles. Of a build that
+// fails nothing is left.
 func (w *ViewWriter) Build(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, error) {
-	g, err := w.build(ctx, l, o)
+	build := w.build
+	if w.tiles != nil {
+		build = w.buildTiles
+	}
+	g, err := build(ctx, l, o)
 	if err != nil {
 		if g.Number > 0 {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)

@@ -38,6 +38,8 @@ type Generation struct {
 	// Layout and Features are of views in Feast's layout, whose hashes a later generation writes over.
 	Layout   feature.Layout `json:"layout,omitempty"`
 	Features []string       `json:"features,omitempty"`
+	// Others is how many rows of the base of a windowed view came of files and redrives, of which offsets don't tell.
+	Others int64 `json:"others,omitempty"`
 	// Marks are the offsets up to which the partitions are written. One of a building generation says where a worker
 	// began to write it; a file has one only while it is being backfilled.
 	Marks  map[feature.Partition]int64 `json:"-"`

@@ -20,8 +20,8 @@ type Plan struct {
 	views   []*planView
 	demands []*demand
 	request []RequestColumn // that demands read
-	given   []Feature // where features are on demand: what a row that is given is before it is computed
-	places  []int     // by its column: that of the row that is read, -1 for what is computed
+	given   []Feature       // where features are on demand: what a row that is given is before it is computed
+	places  []int           // by its column: that of the row that is read, -1 for what is computed
 }
 
 // planView is what is read of one view.
@@ -59,7 +59,7 @@ func (c *Client) Plan(refs []feature.Ref) (*Plan, error) {
 		return nil, err
 	}
 	for _, v := range p.views {
-		v.layout = layoutOf(v.viewRead)
+		v.layout = layoutOf(c.project, v.viewRead)
 	}
 	return p, nil
 }

@@ -104,7 +104,10 @@ const (
 )
 
 // layoutOf is the layout of a view.
-func layoutOf(v *viewRead) layout {
+func layoutOf(p *feature.Project, v *viewRead) layout {
+	if v.view.Windowed() {
+		return newTiled(p, v)
+	}
 	if v.view.Layout == feature.FeastLayout {
 		return newFeastHashes(v, newFeastView(v.project, v.view, v.entity, v.stream))
 	}

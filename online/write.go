@@ -46,7 +46,7 @@ type entityWrite struct {
 	patch   *patchWrite // of a patch stream, in place of deleted and values
 }
 
-// ViewWriter writes one attribute view. It is not safe for concurrent use.
+// ViewWriter writes one view. It is not safe for concurrent use.
 type ViewWriter struct {
 	store   *Store
 	view    *feature.View
@@ -57,6 +57,11 @@ type ViewWriter struct {
 	feast   *feastView              // where the view is in Feast's layout
 	past    func(guard string) bool // while a generation in Feast's layout is filled
 	db      *sql.DB                 // evaluates expressions; nil where every feature is a column
+
+	// Of a windowed view:
+	tiles     *tilePlan // nil of others
+	tileCalls int       // how many entities go into a pipeline
+	clock     func() time.Time
 }
 
 // NewViewWriter makes a writer of a view of the project.
@@ -66,6 +71,9 @@ func NewViewWriter(ctx context.Context, s *Store, p *feature.Project, view *feat
 	}
 	w := &ViewWriter{
 		store: s, view: view, entity: p.Entity(view.Entity), stream: p.Stream(view.Stream), hash: p.ViewDefinition(view).Hash,
+	}
+	if view.Windowed() {
+		return w, w.openTiles(ctx, p)
 	}
 	w.columns = viewColumns(view, w.stream)
 	if view.Layout == feature.FeastLayout {
@@ -148,7 +156,13 @@ func (w *ViewWriter) evaluate(ctx context.Context, batch arrow.RecordBatch) ([]a
 	if err := w.db.ImportBatches(ctx, "batch", batch.Schema(), []arrow.RecordBatch{batch}); err != nil {
 		return nil, err
 	}
-	return w.db.Collect(ctx, sql.Render("SELECT {columns} FROM batch", sql.Args{"columns": selection(w.view, w.stream)}))
+	columns := sql.Fragment("")
+	if w.tiles != nil {
+		columns = w.tiles.selection()
+	} else {
+		columns = selection(w.view, w.stream)
+	}
+	return w.db.Collect(ctx, sql.Render("SELECT {columns} FROM batch", sql.Args{"columns": columns}))
 }
 
 // featureColumn is the column of a feature in what expressions are evaluated to: features may share names with columns.

@@ -148,7 +148,9 @@ func TestServedTampered(t *testing.T) {
 		{"a status", "all", "k", func(r *feature.ServedRow) { r.Statuses[0] = "OUTSIDE_MAX_AGE" }, 1, `s was served as OUTSIDE_MAX_AGE, and is "B"`},
 		{"a value of a deleted entity", "all", "gone", func(r *feature.ServedRow) { r.Values[0], r.Statuses[0] = value("C"), "PRESENT" }, 1, `s was served as "C", and is NOT_FOUND`},
 		{"a value of an unknown entity", "all", "nobody", func(r *feature.ServedRow) { r.Values[0], r.Statuses[0] = value("C"), "PRESENT" }, 1, `s was served as "C", and is NOT_FOUND`},
-		{"an older change", "all", "k", func(r *feature.ServedRow) { r.Order, r.Values[0], r.Values[1] = order(1000, 0), value("A"), value("0.1") }, 6,
+		{"an older change", "all", "k", func(r *feature.ServedRow) {
+			r.Order, r.Values[0], r.Values[1] = order(1000, 0), value("A"), value("0.1")
+		}, 6,
 			"it rests on the change " + order(1000, 0) + ", and Redis had taken " + order(2000, 1) + " by then"},
 		{"an older change that was all that Redis had", "all", "k", func(r *feature.ServedRow) {
 			r.Order, r.Values[0], r.Values[1] = order(1000, 0), value("A"), value("0.1")
@@ -163,7 +165,9 @@ func TestServedTampered(t *testing.T) {
 		{"a change that there isn't", "all", "k", func(r *feature.ServedRow) { r.Order = order(3000, 0) }, 6, "the log has none such of the entity"},
 		{"a guard that is none", "all", "k", func(r *feature.ServedRow) { r.Order = "z" }, 6, "the log has none such of the entity"},
 		{"a change to come", "all", "k", func(r *feature.ServedRow) { r.Order = order(3000, 3) }, -1, ""},
-		{"an age", "short", "k", func(r *feature.ServedRow) { r.Order, r.Values[0], r.Statuses[0] = order(2000, 1), value("B"), "PRESENT" }, 1,
+		{"an age", "short", "k", func(r *feature.ServedRow) {
+			r.Order, r.Values[0], r.Statuses[0] = order(2000, 1), value("B"), "PRESENT"
+		}, 1,
 			`s was served as "B", and is OUTSIDE_MAX_AGE`},
 		{"an age that is told", "short", "k", func(r *feature.ServedRow) { r.Order, r.Statuses[0] = order(2000, 1), "OUTSIDE_MAX_AGE" }, 0, ""},
 		{"an expired hash", "short", "k", func(r *feature.ServedRow) { r.Order, r.Values[0], r.Statuses[0] = "", nil, "NOT_FOUND" }, 0, ""},
