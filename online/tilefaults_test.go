@@ -120,7 +120,7 @@ func TestTilesEmptiedStore(t *testing.T) {
 		}
 		refs, err := w.project.Resolve([]string{"all:*"})
 		w.fatal(err)
-		if _, err := NewReader(s, w.project, w.clock).Read(ctx, refs, []map[string]string{{"who": "a"}}); !errors.Is(err, ErrUnavailable) {
+		if _, err := NewClient(s, w.project, w.clock).Read(ctx, refs, []map[string]string{{"who": "a"}}); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("an emptied store: %v", err)
 		}
 		live := w.open()
@@ -152,7 +152,7 @@ func TestTilesLostScriptsAndForeignKeys(t *testing.T) {
 			func() error { return s.redis.Set(ctx, key, "\x10\xff\xff\xff\xff\xff\xff\xff", 0).Err() },
 		} {
 			w.fatal(put())
-			if _, err := NewReader(s, w.project, w.clock).Read(ctx, refs, []map[string]string{{"who": "a"}}); err == nil || !strings.Contains(err.Error(), "not loam's") {
+			if _, err := NewClient(s, w.project, w.clock).Read(ctx, refs, []map[string]string{{"who": "a"}}); err == nil || !strings.Contains(err.Error(), "not loam's") {
 				t.Errorf("a foreign string is read: %v", err)
 			}
 			w.produce(0, "a", 0, nil)
@@ -247,7 +247,7 @@ func TestTilesGuardsOfARead(t *testing.T) {
 		w.produce(0, "a", time.Hour, nil)
 		w.produce(0, "c", time.Hour, nil)
 		w.write(live, w.batch(0, 1, 3))
-		v, err := NewReader(s, w.project, w.clock).open(ctx, "all")
+		v, err := NewClient(s, w.project, w.clock).open(ctx, "all")
 		w.fatal(err)
 		for who, want := range map[string]string{"a": "2 1", "b": "1 1", "c": "3 1", "nobody": "1 1"} {
 			key, err := v.key(map[string]string{"who": who})
