@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/apache/iceberg-go"
 	"github.com/apache/iceberg-go/table"
@@ -23,6 +24,15 @@ type Pin struct {
 	Schema   int    `json:"schema"`   // whose names the columns had
 	// Beyond are rows of a log that its history had not taken, and that were left out.
 	Beyond []PinSpan `json:"beyond,omitempty"`
+	// Former are the columns of a log that its stream's definition didn't have any more. A history is made of them, too.
+	Former []PinColumn `json:"former,omitempty"`
+}
+
+// PinColumn is a column of a former definition, by the name that it had in the schema of the pin.
+type PinColumn struct {
+	Name    string `json:"name"`
+	Type    string `json:"type"`
+	Tracked bool   `json:"tracked,omitempty"`
 }
 
 // PinSpan is a span of offsets of one partition: those from From to before To. A redrive is a topic of its own.
@@ -45,6 +55,9 @@ func (r *Reading) Pins() map[string]Pin {
 			for _, s := range r.beyond {
 				pin.Beyond = append(pin.Beyond, PinSpan{Topic: s.Topic, Partition: s.Index, From: s.From, To: s.To})
 			}
+			for _, c := range r.Stream.Columns[r.declared:] {
+				pin.Former = append(pin.Former, PinColumn{Name: c.Name, Type: c.Type.String(), Tracked: r.Stream.Kind == feature.StateStream && r.Stream.Tracked(c.Name)})
+			}
 		}
 		pins[t.Name()] = pin
 	}
@@ -54,7 +67,7 @@ func (r *Reading) Pins() map[string]Pin {
 // ReadAt opens a stream's tables as a reading before had them, whose pins these are. The definition is that of then. What
 // was pinned and is no longer there is [ErrGone].
 func (l *Lake) ReadAt(ctx context.Context, def *feature.Stream, pins map[string]Pin) (*Reading, error) {
-	r := &Reading{Stream: def}
+	r := &Reading{declared: len(def.Columns)}
 	var err error
 	if def.Kind == feature.StateStream {
 		if r.History, err = l.openAt(ctx, HistoryName(def.Name), pins); err != nil {
@@ -62,6 +75,13 @@ func (l *Lake) ReadAt(ctx context.Context, def *feature.Stream, pins map[string]
 		}
 	}
 	if r.Log, err = l.openAt(ctx, LogName(def.Name), pins); err != nil {
+		return nil, err
+	}
+	former := rests{}
+	for _, c := range pins[r.Log.Name()].Former {
+		former.Columns = append(former.Columns, restsColumn(c))
+	}
+	if r.Stream, err = withDropped(def, &former); err != nil {
 		return nil, err
 	}
 	for _, s := range pins[r.Log.Name()].Beyond {
@@ -130,6 +150,30 @@ func (t *Table) tags() []string {
 		}
 	}
 	return names
+}
+
+// Tagged are the tags of all tables of the project that begin with a prefix, each with the full names of the tables that have it.
+func (l *Lake) Tagged(ctx context.Context, prefix string) (map[string][]string, error) {
+	tagged := map[string][]string{}
+	for ident, err := range l.catalog.ListTables(ctx, table.Identifier{l.config.Namespace}) {
+		if err != nil {
+			return nil, fmt.Errorf("list the tables of %s: %w", l.config.Namespace, err)
+		}
+		name := strings.Join(ident, ".")
+		tags, err := l.Tags(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		for _, tag := range tags {
+			if strings.HasPrefix(tag, prefix) {
+				tagged[tag] = append(tagged[tag], name)
+			}
+		}
+	}
+	for _, tables := range tagged {
+		slices.Sort(tables)
+	}
+	return tagged, nil
 }
 
 // Unpin takes a tag from a snapshot of a table, by its full name, so that it may expire. It

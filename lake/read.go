@@ -19,6 +19,8 @@ type Reading struct {
 	Log     *Table
 	History *Table         // nil for an event stream
 	beyond  []feature.Span // log rows that the history has not taken
+	// declared is how many of the stream's columns its definition has; those behind are of definitions before.
+	declared int
 
 	files iceberg.BooleanExpression // which files may hold the entity that the reading is of; nil for all entities
 	rows  sql.Fragment              // which rows are the entity's
@@ -26,7 +28,7 @@ type Reading struct {
 
 // Read opens a stream's tables for reading, as they are now.
 func (l *Lake) Read(ctx context.Context, def *feature.Stream) (*Reading, error) {
-	r := &Reading{}
+	r := &Reading{declared: len(def.Columns)}
 	var err error
 	// The history first: the log is then at least as far.
 	if def.Kind == feature.StateStream {
@@ -145,6 +147,18 @@ func (r *Reading) Spanning(s Span) *Reading {
 		files = iceberg.NewAnd(narrow.files, files)
 	}
 	narrow.files = files
+	return &narrow
+}
+
+// Above narrows a reading of a log to the files that may hold rows at an offset or behind it.
+func (r *Reading) Above(offset int64) *Reading {
+	narrow := *r
+	files := iceberg.GreaterThanEqual(iceberg.Reference(feature.ColOffset), offset)
+	if narrow.files != nil {
+		narrow.files = iceberg.NewAnd(narrow.files, files)
+	} else {
+		narrow.files = files
+	}
 	return &narrow
 }
 

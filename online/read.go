@@ -70,10 +70,24 @@ type Seen struct {
 	Generation int64
 	Order      string            // _v as it stands in the hash, "" without one
 	Guards     map[string]string // other guards as they stand there: of a patch stream by column, and _d
+	// Next is, of a windowed view, up to which offset each partition's events are in the values.
+	Next map[feature.Partition]int64
+}
+
+// from adds of a windowed view's generation up to where its values went before any was written live.
+func (s *Seen) from(base map[string]int64) {
+	for text, offset := range base {
+		if p, ok := parsePartition(text); ok {
+			if _, own := s.Next[p]; !own {
+				s.Next[p] = offset
+			}
+		}
+	}
 }
 
 // viewRead is a view of which features are read.
 type viewRead struct {
+	project  string
 	view     *feature.View
 	entity   *feature.Entity
 	stream   *feature.Stream
@@ -104,6 +118,12 @@ const (
 
 // layoutOf is the layout of a view.
 func layoutOf(v *viewRead) layout {
+	if v.view.Layout == feature.FeastLayout {
+		return newFeastHashes(v, newFeastView(v.project, v.view, v.entity, v.stream))
+	}
+	if v.view.Windowed() {
+		return newTiled(v)
+	}
 	if columns := viewColumns(v.view, v.stream); columns != nil {
 		return newPatches(v, columns)
 	}

@@ -28,6 +28,21 @@ type accumulator interface {
 	column(f *forest) arrow.Array
 }
 
+// losing is an accumulator whose values may be null though there is something to aggregate: a sum that its type can't hold, or
+// more distinct values than are counted.
+type losing interface {
+	// lost is how many of the values that column gave are null for that.
+	lost() int64
+}
+
+// lost is how many values of an accumulator's column are null though there is something to aggregate.
+func lost(a accumulator) int64 {
+	if l, ok := a.(losing); ok {
+		return l.lost()
+	}
+	return 0
+}
+
 // accumulatorOf makes the accumulator of an aggregate function over a column of the type. Integers, bools, dates and timestamps
 // come as 64-bit integers, and go as such.
 func accumulatorOf(fn feature.Fn, t feature.Type, nodes int) accumulator {
@@ -139,7 +154,10 @@ type exactSum struct {
 	scale    int32
 	ints     *array.Int64
 	decimals *array.Decimal128
+	over     int64 // sums that didn't fit
 }
+
+func (s *exactSum) lost() int64 { return s.over }
 
 func (s *exactSum) bind(column arrow.Array) {
 	if s.decimal {
@@ -188,10 +206,14 @@ func (s *exactSum) column(f *forest) arrow.Array {
 		b := array.NewDecimal128Builder(memory.DefaultAllocator, &arrow.Decimal128Type{Precision: 38, Scale: s.scale})
 		defer b.Release()
 		f.leaves(func(node int32) {
-			if v, ok := s.sums[node].decimal(); ok && s.counts[node] > 0 {
-				b.Append(v)
-			} else {
+			switch v, ok := s.sums[node].decimal(); {
+			case s.counts[node] == 0:
 				b.AppendNull()
+			case !ok:
+				s.over++
+				b.AppendNull()
+			default:
+				b.Append(v)
 			}
 		})
 		return b.NewArray()
@@ -199,10 +221,14 @@ func (s *exactSum) column(f *forest) arrow.Array {
 	b := array.NewInt64Builder(memory.DefaultAllocator)
 	defer b.Release()
 	f.leaves(func(node int32) {
-		if v, ok := s.sums[node].int64(); ok && s.counts[node] > 0 {
-			b.Append(v)
-		} else {
+		switch v, ok := s.sums[node].int64(); {
+		case s.counts[node] == 0:
 			b.AppendNull()
+		case !ok:
+			s.over++
+			b.AppendNull()
+		default:
+			b.Append(v)
 		}
 	})
 	return b.NewArray()
@@ -391,6 +417,7 @@ type distinct[T any, V values[T], K comparable] struct {
 	numbers map[K]int32
 	sets    [][]int32 // by node: ascending numbers; one more than feature.DistinctMax stand for any more
 	of      arrow.Array
+	over    int64 // counts beyond the bound
 }
 
 func newDistinct[T any, V values[T], K comparable](nodes int, how V, key func(T) K) accumulator {
@@ -412,6 +439,7 @@ func distinctDouble(v float64) uint64 {
 
 func (d *distinct[T, V, K]) bind(column arrow.Array) { d.of = column }
 func (d *distinct[T, V, K]) push(_, _ int32)         {}
+func (d *distinct[T, V, K]) lost() int64             { return d.over }
 
 func (d *distinct[T, V, K]) add(node int32, row int, _ *change) {
 	if d.of.IsNull(row) {
@@ -448,6 +476,7 @@ func (d *distinct[T, V, K]) column(f *forest) arrow.Array {
 	}, func(slot int32) { counts[slot] = here })
 	for _, n := range counts {
 		if n > feature.DistinctMax {
+			d.over++
 			b.AppendNull()
 		} else {
 			b.Append(n)

@@ -17,6 +17,7 @@ type viewJob struct {
 	stream   *feature.Stream
 	reading  *lake.Reading
 	features []string // those asked for, in the order asked
+	lost     losses
 }
 
 // featureTable is the table of a view's features: label_row and a column a feature. Labels without features have no row.
@@ -111,7 +112,7 @@ func (b *build) values(ctx context.Context, j *viewJob, span lake.Span, m *match
 		items[i] = "CASE WHEN loam_alive THEN " + sql.Try(f.Expr(), f.Type.SQL()) + " END AS " + sql.Ident(name)
 	}
 	err := b.db.Exec(ctx, sql.Render(sql.Statement("pit_values"), sql.Args{
-		"table": sql.Ident(table), "log": sql.Ident(log), "clock": b.clockColumn(), "items": sql.Join(", ", items),
+		"table": sql.Ident(table), "log": sql.Ident(log), "clock": b.clockColumn(), "items": sql.Join(", ", append(items, errorItems(j, features, "loam_alive")...)),
 		"only": within("", span),
 	}))
 	if err != nil {

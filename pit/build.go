@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/lake"
 	"github.com/loamdata/loam/sql"
@@ -53,6 +51,8 @@ type build struct {
 	temp  string // a folder of the build's own
 	card  *Card
 	again *Card // of the training set that is made again, nil for a new one
+	// replaced is the card that stood in the place of this one's, of another training set; nil where none did.
+	replaced *Card
 	described
 	slots        map[string]*slots // by the expression of the entity's key
 	differing    []bool            // by row of the labels that are worked on: whether the clocks could differ in a view
@@ -79,7 +79,7 @@ func produce(ctx context.Context, l *lake.Lake, p *feature.Project, request feat
 	}
 	b.card = &Card{
 		Version: CardVersion, Clock: clockText(request.AsOf), Name: request.Name, Project: p.Name, CreatedAt: start.UTC().Truncate(time.Microsecond),
-		Out: b.request.Out, Snapshots: map[string]int64{}, Tables: map[string]lake.Pin{}, Watermarks: map[string]time.Time{}, Loam: o.Version, Tag: TagPrefix + uuid.NewString(),
+		Out: b.request.Out, Snapshots: map[string]int64{}, Tables: map[string]lake.Pin{}, Watermarks: map[string]time.Time{}, Loam: o.Version, Tag: newTag(start),
 		Request: CardRequest{
 			Service: request.Service, TimeColumn: request.TimeColumn, AsOf: string(request.AsOf), KnownAt: request.KnownAt,
 			AtLabelTime: "include", RequireComplete: request.RequireComplete,
@@ -122,7 +122,7 @@ func produce(ctx context.Context, l *lake.Lake, p *feature.Project, request feat
 	if err := b.hand(ctx, out, start); err != nil {
 		return nil, errors.Join(err, b.unpin(context.WithoutCancel(ctx))) // its snapshots need not be kept
 	}
-	return b.card, nil
+	return b.card, b.unpinReplaced(ctx)
 }
 
 func clockText(c feature.Clock) string {
@@ -134,6 +134,9 @@ func clockText(c feature.Clock) string {
 
 func (b *build) run(ctx context.Context, out *output) error {
 	if err := b.plan(ctx); err != nil {
+		return err
+	}
+	if err := b.note(); err != nil {
 		return err
 	}
 	// The snapshots are tagged before they are read, so that they can't expire meanwhile.
@@ -257,7 +260,10 @@ func (b *build) features(ctx context.Context, j *viewJob) error {
 	case j.view.Windowed():
 		return b.windowed(ctx, j)
 	}
-	return b.attribute(ctx, j)
+	if err := b.attribute(ctx, j); err != nil {
+		return err
+	}
+	return b.countErrors(ctx, j.featureTable(), j.chosen(), &j.lost)
 }
 
 // plan finds the views that the features come from, in the order asked, and opens their streams.

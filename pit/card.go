@@ -91,6 +91,7 @@ type CardLabels struct {
 	LeftOut   int64         `json:"left_out"`
 	Unsampled int64         `json:"unsampled"`
 	Outcomes  []CardOutcome `json:"outcomes,omitempty"`
+	Parts     []CardPart    `json:"parts,omitempty"` // of the split, in their order, those without a label left out
 	// AfterWatermark is the share of labels that are later than the watermark: what they see may still change.
 	AfterWatermark float64 `json:"after_watermark"`
 	// ClocksDiffer is the share of labels for which the two clocks could give different features.
@@ -107,6 +108,12 @@ type CardOutcome struct {
 	CompleteUntil *time.Time `json:"complete_until"` // a label whose horizon ends later is left out; null where the stream is empty
 	LeftOut       int64      `json:"left_out"`
 	True          int64      `json:"true"` // labels for which it came true
+}
+
+// CardPart is a part of the split; "" is that of labels without the time or key that tells.
+type CardPart struct {
+	Part string `json:"part"`
+	Rows int64  `json:"rows"`
 }
 
 // String names the file, the table or the query that gave the labels.
@@ -129,6 +136,11 @@ type CardFeature struct {
 	NullRate float64 `json:"null_rate"`
 	// Coverage is the share of values that aren't null in each of the card's spans of time; null where a span has no label.
 	Coverage []*float64 `json:"coverage"`
+	// Labels for which the value is null though there was something to make it of: a sum that its type can't hold, more distinct
+	// values than are counted, an error of the expression.
+	Overflows int64 `json:"overflows,omitempty"`
+	Uncounted int64 `json:"uncounted,omitempty"`
+	Errors    int64 `json:"errors,omitempty"`
 }
 
 // CardCoverage are equal spans of time between the first and the last label.
@@ -158,16 +170,19 @@ func CardPath(out string) string {
 }
 
 // cardPath is where the card of the training set in the making will stand, "" where it is kept in the lake alone.
-func (b *build) cardPath() string {
+func (b *build) cardPath() string { return cardFile(&b.request) }
+
+// cardFile is where the card of the training set of a request stands, "" where it is kept in the lake alone.
+func cardFile(r *feature.DatasetRequest) string {
 	switch {
-	case b.request.Card != "":
-		return b.request.Card
-	case b.request.Out == feature.Standard:
+	case r.Card != "":
+		return r.Card
+	case r.Out == feature.Standard:
 		return ""
-	case b.request.Format() == feature.PartitionOut:
-		return b.request.Out + ".card.json"
+	case r.Format() == feature.PartitionOut:
+		return r.Out + ".card.json"
 	}
-	return CardPath(b.request.Out)
+	return CardPath(r.Out)
 }
 
 // cardRequest puts what was asked for beyond features and clock into the card.
@@ -212,8 +227,7 @@ func (b *build) keepCard(ctx context.Context, start time.Time) error {
 	if err != nil {
 		return fmt.Errorf("write the card: %w", err)
 	}
-	path := b.cardPath()
-	part := path + b.card.Tag[len(b.card.Tag)-8:] + ".part"
+	path, part := b.cardPath(), b.cardPart()
 	if path != "" {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return fmt.Errorf("write the card: %w", err)
@@ -230,10 +244,22 @@ func (b *build) keepCard(ctx context.Context, start time.Time) error {
 	if path == "" {
 		return nil
 	}
+	if was, err := ReadCard(path); err == nil && was.Project == b.card.Project && was.Tag != b.card.Tag {
+		b.replaced = was
+	}
 	if err := os.Rename(part, path); err != nil {
 		return fmt.Errorf("write the card: %w", err)
 	}
 	return nil
+}
+
+// cardPart is where the card's file is written first, "" where there is none.
+func (b *build) cardPart() string {
+	path := b.cardPath()
+	if path == "" {
+		return ""
+	}
+	return path + b.card.Tag[len(b.card.Tag)-8:] + ".part"
 }
 
 // dropCard removes the card's file.

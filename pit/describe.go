@@ -133,9 +133,9 @@ func (b *build) fillCard(ctx context.Context) error {
 	}
 	b.card.Labels.ClocksDiffer = share(d.differing, d.rows)
 	for i, f := range b.request.Features {
-		b.card.Features = append(b.card.Features, CardFeature{
-			Column: f.Column(), Type: b.project.FeatureType(f).String(), NullRate: share(d.rows-d.present[i], d.rows), Coverage: d.span.coverage(i),
-		})
+		c := CardFeature{Column: f.Column(), Type: b.project.FeatureType(f).String(), NullRate: share(d.rows-d.present[i], d.rows), Coverage: d.span.coverage(i)}
+		c.Overflows, c.Uncounted, c.Errors = b.lost(f)
+		b.card.Features = append(b.card.Features, c)
 	}
 	b.card.Views = []CardView{}
 	for _, j := range b.jobs {

@@ -371,6 +371,10 @@ views: [{name: past, entity: account, stream: account, aggregates: [{name: n, fn
 		return all
 	}
 	w.take("account", "file:one", 1, rows(true))
+	w.put("first.csv", "org,n,event_timestamp\no,1,2027-01-01\np,2,2027-01-01\n")
+	if _, err := w.build(feature.DatasetRequest{Labels: "first.csv", Out: "first.parquet"}, 0); err != nil {
+		t.Fatal(err)
+	}
 	w.put("streams/account.yaml", stream(""))
 	w.load()
 	w.apply()
@@ -407,6 +411,11 @@ views: [{name: past, entity: account, stream: account, aggregates: [{name: n, fn
 		for i, row := range w.read() {
 			if got := jsonOf(row["past__n_36500d"]); got != fmt.Sprint(want[i]) {
 				t.Errorf("seed %d, %s: %v, want %d versions", sd, clock, row, want[i])
+			}
+		}
+		for _, card := range []string{"out.card.json", "first.card.json"} { // with and without the column in its definition
+			if again, err := w.rebuild(card, "", "again.parquet"); err != nil || len(again.Differences) > 0 {
+				t.Errorf("seed %d, %s: rebuilt from %s: %+v, %v", sd, clock, card, again, err)
 			}
 		}
 	}

@@ -15,6 +15,7 @@ type onDemandJob struct {
 	view     *feature.View
 	features []feature.Feature // those asked for, in the order asked
 	inputs   []feature.Input   // those that they read
+	lost     losses
 }
 
 // planOnDemand adds a feature on demand, and gives the features of other views that it reads.
@@ -121,9 +122,10 @@ func (b *build) compute(ctx context.Context, j *onDemandJob) error {
 		}
 		columns = append(columns, value+"::"+sql.Fragment(in.Type.SQL())+" AS "+sql.Ident(in.Name))
 	}
-	values := make([]sql.Computed, len(j.features))
-	for i, f := range j.features {
-		values[i] = sql.Computed{Name: f.Name, Expr: f.SQL, Type: f.Type.SQL()}
+	var values []sql.Computed
+	for _, f := range j.features {
+		values = append(values, sql.Computed{Name: f.Name, Expr: f.SQL, Type: f.Type.SQL()},
+			sql.Computed{Name: errorColumn(f.Name), Expr: string(failed(f)), Type: "BOOLEAN"})
 	}
 	inputs := sql.Fragment(sql.Render("(SELECT {columns} FROM {joined})", sql.Args{"columns": sql.Join(", ", columns), "joined": joined(views)}))
 	err := b.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP TABLE {table} AS {query}",
@@ -131,5 +133,5 @@ func (b *build) compute(ctx context.Context, j *onDemandJob) error {
 	if err != nil {
 		return fmt.Errorf("compute feature view %s: %w", j.view.Name, err)
 	}
-	return nil
+	return b.countErrors(ctx, featureTable(j.view), j.features, &j.lost)
 }

@@ -27,15 +27,19 @@ type output struct {
 	scratch   string   // what names of parts begin with
 	parts     []string // Parquet files written so far
 	whole     string   // the file or folder that is to be moved to path, once it is finished
-	mark      string   // what tells its names from those of others: the end of the build's tag
 	old       string   // where stands what it replaces, until its card is kept; "" where there was nothing
 	columns   []string // of the training set
 }
 
+// oldSuffix ends the name of what is replaced, while its card is.
+const oldSuffix = ".old"
+
+// scratchOf is what the names of the parts of a training set begin with: the end of the build's tag tells them from others.
+func scratchOf(out, tag string) string { return out + "." + tag[len(tag)-8:] }
+
 // newOutput checks that the training set can be put where it is asked for.
 func (b *build) newOutput() (*output, error) {
-	o := &output{path: b.request.Out, format: b.request.Format(), partition: b.request.PartitionBy, mark: "." + b.card.Tag[len(b.card.Tag)-8:]}
-	o.scratch = o.path + o.mark
+	o := &output{path: b.request.Out, format: b.request.Format(), partition: b.request.PartitionBy, scratch: scratchOf(b.request.Out, b.card.Tag)}
 	if o.format == feature.StreamOut {
 		if b.options.Stream == nil {
 			return nil, errors.New("there is no standard output to write a training set to: name a file")
@@ -79,9 +83,16 @@ func (b *build) ownTemp(now time.Time) error {
 		return fmt.Errorf("look for folders of builds that were killed: %w", err)
 	}
 	for _, o := range old {
-		if info, err := os.Stat(filepath.Join(o, "spill")); err == nil && now.Sub(info.ModTime()) > tempKept {
-			_ = os.RemoveAll(o) // another build may be at it
+		if info, err := os.Stat(filepath.Join(o, "spill")); err != nil || now.Sub(info.ModTime()) <= tempKept {
+			continue
 		}
+		if _, err := os.Stat(filepath.Join(o, noteFile)); err == nil { // it tells what else the build has left
+			for _, sub := range []string{"spill", "query"} {
+				_ = os.RemoveAll(filepath.Join(o, sub)) // another build may be at it
+			}
+			continue
+		}
+		_ = os.RemoveAll(o)
 	}
 	return nil
 }
@@ -232,7 +243,7 @@ func (o *output) stream(ctx context.Context, db *sql.DB, to io.Writer) error {
 
 // deliver moves what is finished to where it is asked for, in the place of what is there, which is kept aside.
 func (o *output) deliver() error {
-	old := o.scratch + ".old"
+	old := o.scratch + oldSuffix
 	switch err := os.Rename(o.path, old); {
 	case err == nil:
 		o.old = old

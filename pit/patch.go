@@ -42,6 +42,11 @@ func (b *build) patched(ctx context.Context, j *viewJob, s *slots, span lake.Spa
 		}
 		joined += sql.Fragment(sql.Render(" LEFT JOIN {part} ON {part}.label_row = l.{row}", sql.Args{"part": sql.Ident(part), "row": sql.Ident(labelRow)}))
 		items = append(items, sql.Idents(part+".", features))
+		for _, name := range features {
+			if j.feature(name).SQL != "" {
+				items = append(items, sql.Fragment(part)+"."+sql.Ident(errorColumn(name)))
+			}
+		}
 	}
 	return b.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP TABLE {table} AS SELECT {items} FROM {joined}",
 		sql.Args{"table": sql.Ident(j.featureTable()), "items": sql.Join(", ", items), "joined": joined}))

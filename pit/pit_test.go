@@ -21,7 +21,7 @@ import (
 
 // world is a project with a lake in a folder of its own.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	project *feature.Project
 	lake    *lake.Lake
@@ -29,7 +29,7 @@ type world struct {
 	later   func() // brings the tables to the vector's definition; see evolvedTables
 }
 
-func newWorld(t *testing.T, files map[string]string) *world {
+func newWorld(t testing.TB, files map[string]string) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), offsets: map[string]int64{}}
 	for name, text := range files {

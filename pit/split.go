@@ -30,9 +30,33 @@ func (b *build) settle(ctx context.Context, what string) error {
 	if err := b.addColumns(ctx); err != nil {
 		return err
 	}
+	if err := b.countParts(ctx); err != nil {
+		return err
+	}
 	for i, o := range b.outcomes {
 		if err := b.db.QueryRow(ctx, "SELECT count(*) FILTER ("+string(sql.Ident(o.Name))+") FROM labels", nil, &b.card.Labels.Outcomes[i].True); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// countParts counts the labels in each part of the split.
+func (b *build) countParts(ctx context.Context) error {
+	if !b.request.Split.Given() {
+		return nil
+	}
+	names := append(b.request.Split.Parts(), "")
+	counts, dst, n := make([]sql.Fragment, len(names)), make([]any, len(names)), make([]int64, len(names))
+	for i, name := range names {
+		counts[i], dst[i] = "count(*) FILTER (coalesce("+sql.Ident(feature.SplitColumn)+", '') = "+sql.Literal(name)+")", &n[i]
+	}
+	if err := b.db.QueryRow(ctx, "SELECT "+string(sql.Join(", ", counts))+" FROM labels", nil, dst...); err != nil {
+		return err
+	}
+	for i, name := range names {
+		if n[i] > 0 {
+			b.card.Labels.Parts = append(b.card.Labels.Parts, CardPart{Part: name, Rows: n[i]})
 		}
 	}
 	return nil

@@ -12,7 +12,7 @@ import (
 
 // vectorTables are how the tables come about that a vector's history stands in.
 type vectorTables struct {
-	world func(t *testing.T, files map[string]string) *world
+	world func(t testing.TB, files map[string]string) *world
 	fill  func(w *world, rows []string) // into the stream s
 	every int                           // outside of CI one of so many cases is run
 }
@@ -27,7 +27,7 @@ var lastColumn = regexp.MustCompile(`  - \{name: (\w+), type: (\w+)\}\n$`)
 // changes of another entity, so that rows of the compacted history are deleted by vectors.
 var evolvedTables = vectorTables{
 	every: 4,
-	world: func(t *testing.T, files map[string]string) *world {
+	world: func(t testing.TB, files map[string]string) *world {
 		stream, features := files["streams/s.yaml"], files["features/f.yaml"]
 		m := lastColumn.FindStringSubmatch(stream)
 		if m == nil {

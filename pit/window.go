@@ -235,6 +235,7 @@ func (w *windowPlan) write(ctx context.Context, db *sql.DB) error {
 			f := &w.spans[i].features[n]
 			w.forest.settle(f.partial)
 			column := f.partial.column(w.forest)
+			w.job.lost.lose(f.name, lost(f.partial))
 			columns = append(columns, column)
 			fields = append(fields, arrow.Field{Name: f.name, Type: column.DataType(), Nullable: true})
 			items = append(items, typed(sql.Ident(f.name), f.typ)+" AS "+sql.Ident(f.name))

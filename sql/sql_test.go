@@ -165,3 +165,17 @@ func TestParts(t *testing.T) {
 		}
 	}
 }
+
+// An error in what two expressions have in common is null in both.
+func TestTryOfExpressionsThatShareAPart(t *testing.T) {
+	db := open(t, Options{})
+	var got string
+	statement := "SELECT to_json(list([v, w]))::VARCHAR FROM (SELECT " + string(Try("a::INTEGER + y", "BIGINT")) + " AS v, " + string(Try("a::INTEGER - y", "BIGINT")) +
+		" AS w FROM (VALUES ('x', 1), ('7', 2)) t(a, y))"
+	if err := db.QueryRow(context.Background(), statement, nil, &got); err != nil {
+		t.Fatal(err)
+	}
+	if want := "[[null,null],[9,5]]"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}

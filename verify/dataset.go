@@ -189,6 +189,7 @@ func (c *datasetCheck) feature(ctx context.Context, view *feature.View, f featur
 		if err != nil {
 			return err
 		}
+		v.stream = reading.Stream // with the columns of former definitions
 		v.log, v.beyond = reading.Log, c.card.Tables[reading.Log.Name()].Beyond
 		at, c.views = len(c.views), append(c.views, v)
 	}

@@ -458,3 +458,28 @@ func TestDatasetSeesAMicrosecond(t *testing.T) {
 		}
 	}
 }
+
+// A history is made of columns that the stream's definition has no more, too, and so is what is recomputed.
+func TestDatasetOfFormerColumns(t *testing.T) {
+	w := newDatasetWorld(t)
+	w.fill(random(t))
+	var rows []string // that differ in the day alone
+	for i := range 24 {
+		at := fmt.Sprintf("2026-01-01T01:5%d:%02dZ", i%3, i)
+		rows = append(rows, fmt.Sprintf(`{"id":"%c","part":%d,"n":1,"day":"2026-02-%02d","at":"%s","got":"%s"}`, 'a'+i%4, i%2, 1+i, at, at))
+	}
+	w.take("thing", "file:days", 2e15, rows)
+	w.put("streams/thing.yaml", strings.Replace(datasetFiles["streams/thing.yaml"], "{name: day, type: date}, ", "", 1))
+	w.put("features/f.yaml", strings.Replace(datasetFiles["features/f.yaml"], "day, ", "", 1))
+	var err error
+	if w.project, err = feature.Load(w.dir, w.check); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.lake.CreateStream(t.Context(), w.project.Stream("thing")); err != nil {
+		t.Fatal(err)
+	}
+	w.build(feature.DatasetRequest{AsOf: feature.EventClock})
+	if report := w.verify(DatasetOptions{All: true}); !report.OK() {
+		t.Errorf("%d differences, the first %s", report.Total, shown(report))
+	}
+}

@@ -23,7 +23,8 @@ func (a *app) datasetListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the training sets that were built, and whether they can be built again",
 		Long: `list shows the cards that the lake keeps, the newest first. A training set that is pinned can be rebuilt and verified: the
-snapshots that it was made from don't expire.`,
+snapshots that it was made from don't expire. What builds that were killed have left, tags and files, is listed below them, as is that
+of builds on their way; ` + "`loam maintain`" + ` removes it after two days.`,
 		Example: "  loam dataset list\n  loam dataset list --json",
 		Args:    noArguments,
 		RunE:    func(c *cobra.Command, _ []string) error { return a.listDatasets(c.Context()) },
@@ -41,6 +42,8 @@ type datasetRow struct {
 	Pinned      string    `json:"pinned"` // yes, no, or partly
 	Tag         string    `json:"tag"`
 	RebuiltFrom string    `json:"rebuilt_from,omitempty"`
+	// Unfinished is what a build without a card has left, or is at; name, rows and features are none then.
+	Unfinished *pit.Leftover `json:"unfinished,omitempty"`
 }
 
 func (a *app) listDatasets(ctx context.Context) error {
@@ -72,13 +75,26 @@ func (a *app) listDatasets(ctx context.Context) error {
 		}
 		all = append(all, row)
 	}
+	left, err := pit.Leftovers(ctx, l, tempDir(p))
+	if err != nil {
+		return err
+	}
+	built := all
+	for _, o := range left {
+		pinned := "no"
+		if len(o.Tables) > 0 {
+			pinned = "yes"
+		}
+		all = append(all, datasetRow{CreatedAt: o.Begun, Pinned: pinned, Tag: o.Tag, Unfinished: &o})
+	}
 	return a.result(all, func(w io.Writer) {
-		if len(all) == 0 {
+		defer printLeftovers(w, left)
+		if len(built) == 0 {
 			fmt.Fprintln(w, "no training set was built yet")
 			return
 		}
 		rows := [][]string{{"name", "built", ">rows", ">features", "clock", "pinned", "out"}}
-		for _, d := range all {
+		for _, d := range built {
 			out := d.Out
 			if rel, err := filepath.Rel(p.Dir, d.Out); err == nil && !strings.HasPrefix(rel, "..") {
 				out = rel
@@ -87,6 +103,23 @@ func (a *app) listDatasets(ctx context.Context) error {
 		}
 		table(w, rows)
 	})
+}
+
+// printLeftovers lists what builds without a card have left, or are at.
+func printLeftovers(w io.Writer, left []pit.Leftover) {
+	if len(left) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "unfinished: killed, or still on its way")
+	rows := [][]string{{"begun", "tables", "files", "tag"}}
+	for _, o := range left {
+		begun := "unknown"
+		if !o.Begun.IsZero() {
+			begun = o.Begun.Format("2006-01-02 15:04")
+		}
+		rows = append(rows, []string{begun, number(int64(len(o.Tables))), number(int64(len(o.Files))), o.Tag})
+	}
+	table(w, rows)
 }
 
 // keptCards are the cards that the lake keeps, the newest first.
@@ -137,7 +170,8 @@ func (a *app) datasetUnpinCommand() *cobra.Command {
 		Short: "Let the snapshots of a training set expire",
 		Long: `unpin takes the tags from the snapshots that a training set was made from, so that they may expire and their files be removed.
 Once they have, the training set can't be rebuilt, verified or built with the same snapshots again. The file and its card stay.
-A training set whose card is gone, or was replaced by that of another, is named by its tag, which ` + "`loam dataset list --json`" + ` tells.`,
+A build whose card replaces another's lets go of that one's snapshots itself. A training set whose card is gone is named by its tag,
+which ` + "`loam dataset list --json`" + ` tells.`,
 		Example: "  loam dataset unpin churn.card.json",
 		Args:    arguments(1, 1, "name a card, such as churn.card.json, or a tag"),
 		RunE:    func(c *cobra.Command, args []string) error { return a.unpinDataset(c.Context(), args[0]) },

@@ -71,16 +71,19 @@ func printCard(w io.Writer, c *pit.Card) {
 	}
 	fmt.Fprintf(w, "%s: %s, %s\n", name, count(c.Rows, "row"), count(int64(len(c.Features)), "feature"))
 	fmt.Fprintf(w, "  clock      %s\n", c.Clock)
+	if at := c.Request.KnownAt; at != nil {
+		fmt.Fprintf(w, "  known at   %s: nothing that loam recorded later\n", at.UTC().Format(time.RFC3339Nano))
+	}
+	if c.Request.AtLabelTime == "exclude" {
+		fmt.Fprintln(w, "  bound      what happened at the very time of a label is left out")
+	}
 	audit := "no label sees a feature"
 	if c.Audit.MaxUS != nil {
 		audit = fmt.Sprintf("the newest %s a label saw lay %s before it (never after: no leakage)", c.Audit.FeatureTime,
 			elapsed(time.Duration(-*c.Audit.MaxUS)*time.Microsecond))
 	}
 	fmt.Fprintf(w, "  audit      %s\n", audit)
-	fmt.Fprintf(w, "  labels     %s, sha256 %.12s\n", c.Labels, c.Labels.SHA256)
-	for _, o := range c.Labels.Outcomes {
-		fmt.Fprintf(w, "  outcome    %s came true for %s; %s left out, whose %s had not ended\n", o.Column, count(o.True, "label"), count(o.LeftOut, "label"), o.Within)
-	}
+	printLabels(w, c)
 	fmt.Fprintf(w, "  clocks     could differ for %s of the labels\n", percent(c.Labels.ClocksDiffer))
 	views := 0
 	for _, v := range c.Views {
@@ -103,6 +106,9 @@ func printCard(w io.Writer, c *pit.Card) {
 		fmt.Fprintln(w)
 	}
 	printFeatures(w, c)
+	for _, f := range c.Features {
+		printLost(w, f)
+	}
 	for _, warning := range c.Warnings {
 		fmt.Fprintf(w, "  warning: %s\n", warning)
 	}
@@ -110,6 +116,62 @@ func printCard(w io.Writer, c *pit.Card) {
 	if c.RebuiltFrom != "" {
 		fmt.Fprintf(w, "  made again from the card of %s\n", c.RebuiltFrom)
 	}
+}
+
+// printLabels says where the labels came from, which of them were taken, and into which parts.
+func printLabels(w io.Writer, c *pit.Card) {
+	l := c.Labels
+	fmt.Fprintf(w, "  labels     %s, sha256 %.12s\n", l, l.SHA256)
+	if l.Read != l.Rows {
+		fmt.Fprintf(w, "             %s read, %s taken", number(l.Read), number(l.Rows))
+		if l.LeftOut > 0 {
+			fmt.Fprintf(w, ", %s left out as immature", number(l.LeftOut))
+		}
+		if l.Unsampled > 0 {
+			fmt.Fprintf(w, ", %s not in the sample", number(l.Unsampled))
+		}
+		fmt.Fprintln(w)
+	}
+	for _, o := range l.Outcomes {
+		fmt.Fprintf(w, "  outcome    %s came true for %s; %s left out, whose %s had not ended\n", o.Column, count(o.True, "label"), count(o.LeftOut, "label"), o.Within)
+	}
+	if c.Request.Sample != "" {
+		fmt.Fprintf(w, "  sample     %s by seed %d\n", c.Request.Sample, c.Request.Seed)
+	}
+	if c.Request.Split != "" {
+		fmt.Fprintf(w, "  split      %s by seed %d\n", c.Request.Split, c.Request.Seed)
+	}
+	for _, p := range l.Parts {
+		name := p.Part
+		if name == "" {
+			name = "none"
+		}
+		part := share(p.Rows, l.Rows)
+		fmt.Fprintf(w, "             %s %7s %s\n", fit(fmt.Sprintf("%s %s", name, number(p.Rows)), cardNameCells), percent(part), bar(part, cardBarCells))
+	}
+}
+
+// printLost says how many values of a feature are null though there was something to make them of, and why.
+func printLost(w io.Writer, f pit.CardFeature) {
+	for _, lost := range []struct {
+		n   int64
+		why string
+	}{
+		{f.Overflows, "the sum overflows"}, {f.Uncounted, fmt.Sprintf("there are more than %s distinct values", number(feature.DistinctMax))},
+		{f.Errors, "the expression fails"},
+	} {
+		if lost.n > 0 {
+			fmt.Fprintf(w, "    null for %s of %s: %s\n", count(lost.n, "label"), plain(f.Column), lost.why)
+		}
+	}
+}
+
+// share is n of all, 0 of nothing.
+func share(n, all int64) float64 {
+	if all == 0 {
+		return 0
+	}
+	return float64(n) / float64(all)
 }
 
 // Widths of what is drawn of a feature: its bar, and the most of its name and its type together, so that with a strip of 20

@@ -11,12 +11,14 @@ import (
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/lake"
+	"github.com/loamdata/loam/pit"
 )
 
 // maintainOptions are the settings of maintain.
 type maintainOptions struct {
 	expireAge time.Duration // of snapshots
 	orphanAge time.Duration // of files that no snapshot names
+	buildAge  time.Duration // of builds of training sets that never ended
 }
 
 func (a *app) maintainCommand() *cobra.Command {
@@ -29,7 +31,8 @@ func (a *app) maintainCommand() *cobra.Command {
 expires old snapshots but for those that a dataset has pinned, and removes files that no snapshot names. It changes no rows and
 works beside running workers, which compact as they go; use it after a large backfill, or by a schedule.
 
-A file is removed only once it has been known as an orphan for a while: a first call notes it, a later one removes it.`,
+A file is removed only once it has been known as an orphan for a while: a first call notes it, a later one removes it. What builds of
+training sets that were killed have left, tags and files, is removed once they began long enough ago.`,
 		Example: "  loam maintain\n  loam maintain --stream contact --expire-older 168h",
 		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -39,12 +42,16 @@ A file is removed only once it has been known as an orphan for a while: a first 
 			if o.orphanAge < time.Hour {
 				return misused("--orphans-older is at least 1h: files of a commit on its way look like orphans")
 			}
+			if o.buildAge < time.Hour {
+				return misused("--builds-older is at least 1h: a build on its way looks like one that was killed")
+			}
 			return a.maintain(c.Context(), o, streams)
 		},
 	}
 	c.Flags().StringSliceVar(&streams, "stream", nil, "only these streams")
 	c.Flags().DurationVar(&o.expireAge, "expire-older", 24*time.Hour, "expire snapshots older than this; the newest 50 stay")
 	c.Flags().DurationVar(&o.orphanAge, "orphans-older", 24*time.Hour, "remove files that have been orphans for so long")
+	c.Flags().DurationVar(&o.buildAge, "builds-older", 48*time.Hour, "remove what builds of training sets left that began so long ago and never ended")
 	return c
 }
 
@@ -79,11 +86,34 @@ func (a *app) maintain(ctx context.Context, o maintainOptions, names []string) e
 		}
 		all = append(all, m)
 	}
+	if len(names) == 0 {
+		if err := a.maintainDatasets(ctx, p, l, o.buildAge); err != nil {
+			return err
+		}
+	}
 	return a.result(all, func(w io.Writer) {
 		for _, m := range all {
 			m.print(w)
 		}
 	})
+}
+
+// maintainDatasets lets go of what builds have left that began before the age and never ended.
+func (a *app) maintainDatasets(ctx context.Context, p *feature.Project, l *lake.Lake, age time.Duration) error {
+	left, err := pit.Leftovers(ctx, l, tempDir(p))
+	if err != nil {
+		return err
+	}
+	for _, o := range left {
+		if a.now().Sub(o.Begun) <= age {
+			continue
+		}
+		if err := o.LetGo(ctx, l); err != nil {
+			return err
+		}
+		a.say("removed what build %s left, which never ended: %s, %s", o.Tag, count(int64(len(o.Tables)), "tag"), count(int64(len(o.Files)), "file"))
+	}
+	return nil
 }
 
 func (a *app) maintainStream(ctx context.Context, p *feature.Project, l *lake.Lake, s *feature.Stream, o maintainOptions) (maintained, error) {
