@@ -3,7 +3,6 @@ package online
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -234,7 +233,7 @@ func TestTilesExpire(t *testing.T) {
 	})
 }
 
-// A read tells the guards that it saw: the entity's own, and the base of the generation where it has none.
+// A read tells an entity's own guards that it saw; where it has none its values go up to the base of the generation.
 func TestTilesGuardsOfARead(t *testing.T) {
 	eachStore(t, func(t *testing.T, s *Store) {
 		w, ctx := newTileWorld(t, s, true, 1), context.Background()
@@ -247,15 +246,15 @@ func TestTilesGuardsOfARead(t *testing.T) {
 		w.produce(0, "a", time.Hour, nil)
 		w.produce(0, "c", time.Hour, nil)
 		w.write(live, w.batch(0, 1, 3))
-		v, err := NewClient(s, w.project, w.clock).open(ctx, "all")
+		plan, err := NewClient(s, w.project, w.clock).Plan([]feature.Ref{{View: "all", Feature: w.project.View("all").FeatureNames()[0]}})
 		w.fatal(err)
-		for who, want := range map[string]string{"a": "2 1", "b": "1 1", "c": "3 1", "nobody": "1 1"} {
-			key, err := v.key(map[string]string{"who": who})
-			w.fatal(err)
-			got, err := v.layout.(*tiled).guards(s.redis.MGet(ctx, key))
-			w.fatal(err)
-			if text := fmt.Sprint(got[w.partition(0)], got[w.partition(1)]); text != want || len(got) != 2 {
-				t.Errorf("%s: %v, want %s", who, got, want)
+		whose, want := []string{"a", "b", "c", "nobody"}, []string{"2", "", "3", ""}
+		r, err := plan.Read(ctx, Entities{Len: len(whose), Keys: map[string][]string{"who": whose}}, Ask{Seen: true})
+		w.fatal(err)
+		for n, who := range whose {
+			got := r.Seen[n][0].Guards
+			if len(got) > 1 || got[partitionText(w.partition(0))] != want[n] {
+				t.Errorf("%s: %v, want %q", who, got, want[n])
 			}
 		}
 	})
