@@ -391,7 +391,7 @@ func probe(path string) string {
 	keys := strings.Split(path, "/")
 	slices.Reverse(keys)
 	for _, key := range keys {
-		if slices.Contains([]string{"lake", "broker", "sasl", "registry", "username", "password", "online", "on_demand", "labels"}, key) {
+		if slices.Contains([]string{"lake", "broker", "sasl", "registry", "username", "password", "online", "serve", "tls", "key", "on_demand", "labels"}, key) {
 			body = "{" + key + ": " + body + "}"
 		} else {
 			body = "{" + key + ": [" + body + "]}"

@@ -153,6 +153,7 @@ func (l *loader) loadProject(text []byte) {
 				r.hostPort(n, field+".seeds", seed)
 			}
 		},
+		"serve":    r.serve(&p.Serve),
 		"memory":   parsed(r, &p.MemoryBytes, ParseMemory),
 		"registry": func(n *yaml.Node, field string) { r.registry(n, field, &p.Registry) },
 		"online": func(n *yaml.Node, field string) {

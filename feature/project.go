@@ -52,6 +52,7 @@ type Project struct {
 	Broker   Broker
 	Registry Registry
 	Online   Online
+	Serve    Serve
 	// MemoryBytes bounds the memory of the DuckDB that builds training sets; 0 leaves its default of 80 % of the machine's.
 	MemoryBytes int64
 	Streams     []*Stream // built-in and declared, by name

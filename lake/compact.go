@@ -22,13 +22,12 @@ import (
 // whole. It changes no rows, and may work beside any number of writers. Rows that these delete in the meantime from the
 // files it is about to replace are deleted from the new ones in the same snapshot, by the place that each row has moved to.
 type compactor struct {
-	table *Table
-	db    *sql.DB
-	sort  []string // columns that files are sorted by
-	sizes sizes
-	// sought are the columns that rows are found by, see [seeker].
-	sought []string
-	time   string // column by whose weeks large files are cut, but for those of open versions, which are of all times
+	table   *Table
+	db      *sql.DB
+	sort    []string // columns that files are sorted by
+	sizes   sizes
+	packing packing // of files, but for whether they are to stay
+	time    string  // column by whose weeks large files are cut, but for those of open versions, which are of all times
 }
 
 // Compacted says what a compaction did.
@@ -192,7 +191,8 @@ func (c *compactor) rewrite(ctx context.Context, j job) (*rewritten, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.lasting, w.sought = j.rows() >= c.sizes.cutRows, c.sought
+	w.packing = c.packing
+	w.packing.lasting = j.rows() >= c.sizes.cutRows
 	out := &rewritten{writer: w, inputs: j.files, moved: make([][]uint32, len(j.files)), kept: make([]int, len(j.files))}
 	for i, f := range j.files {
 		out.moved[i] = slices.Repeat([]uint32{gone}, int(f.data.Count()))
@@ -419,7 +419,7 @@ func (l *Lake) compactors(ctx context.Context, def *feature.Stream, db *sql.DB) 
 	}
 	all := []*compactor{{
 		table: log, db: db, sizes: usualSizes, sort: []string{def.ClusterBy, feature.ColEventTime}, time: feature.ColEventTime,
-		sought: append(slices.Clone(def.Key), feature.ColEventTime),
+		packing: packing{scanned: true, sought: append(slices.Clone(def.Key), feature.ColEventTime)},
 	}}
 	if def.Kind == feature.EventStream {
 		return all, nil
@@ -430,7 +430,7 @@ func (l *Lake) compactors(ctx context.Context, def *feature.Stream, db *sql.DB) 
 	}
 	return append([]*compactor{{
 		table: history, db: db, sizes: usualSizes, sort: append(slices.Clone(def.Key), feature.ColValidFrom), time: feature.ColValidFrom,
-		sought: append(slices.Clone(def.Key), feature.ColValidFrom, feature.ColValidTo),
+		packing: packing{sought: append(slices.Clone(def.Key), feature.ColValidFrom, feature.ColValidTo)},
 	}}, all...), nil
 }
 

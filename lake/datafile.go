@@ -24,28 +24,44 @@ import (
 const rowGroupRows = 122_880
 
 // Pages are small, so that few rows can be read without many: see [seeker]. A page ends with the batch of rows in which it
-// passes pageBytes.
+// passes its size. Old files of a log are read as a whole by every training set, and few rows of them seldom, so their pages are
+// larger: DuckDB takes half the processor time for them.
 const (
 	pageBytes     = 16 << 10
+	scanPageBytes = 64 << 10
 	pageBatchRows = 1024
 )
 
-// writerProperties are how loam writes Parquet. What a micro-batch writes is soon written again by maintenance, so it is
-// packed fast; what is to stay is packed small, but for the columns that rows are sought by.
-func writerProperties(first arrow.RecordBatch, lasting bool, sought ...string) *parquet.WriterProperties {
+// packing says what a data file is for.
+type packing struct {
+	lasting bool     // it is to stay, and not soon written again
+	scanned bool     // once it stays, it is read as a whole more than by rows
+	sought  []string // columns that a [seeker] finds rows by
+}
+
+// properties are how a file that begins with the batch is written as Parquet. What a micro-batch writes is soon written again by
+// maintenance, so it is packed fast; what is to stay is packed small, but for the columns that rows are sought by.
+func (p packing) properties(first arrow.RecordBatch) *parquet.WriterProperties {
+	page, samples := int64(pageBytes), 128
+	if p.lasting {
+		samples = 2048
+	}
+	if p.lasting && p.scanned {
+		page = scanPageBytes
+	}
 	properties := []parquet.WriterProperty{
 		parquet.WithMaxRowGroupLength(rowGroupRows), parquet.WithPageIndexEnabled(true), parquet.WithStats(true),
-		parquet.WithDataPageSize(pageBytes), parquet.WithBatchSize(pageBatchRows),
+		parquet.WithDataPageSize(page), parquet.WithBatchSize(pageBatchRows),
 		parquet.WithCreatedBy("loam"), parquet.WithCompression(compress.Codecs.Snappy),
 	}
-	if lasting {
+	if p.lasting {
 		properties = append(properties, parquet.WithCompression(compress.Codecs.Zstd), parquet.WithCompressionLevel(1))
-		for _, name := range sought {
+		for _, name := range p.sought {
 			properties = append(properties, parquet.WithCompressionFor(name, compress.Codecs.Snappy))
 		}
 	}
 	for i, f := range first.Schema().Fields() {
-		if !repetitive(first.Column(i)) {
+		if !repetitive(first.Column(i), samples) {
 			properties = append(properties, parquet.WithDictionaryFor(f.Name, false))
 		}
 	}
@@ -54,8 +70,7 @@ func writerProperties(first arrow.RecordBatch, lasting bool, sought ...string) *
 
 // repetitive reports whether a dictionary is worth its while for a column: whether fewer than half of some of its values
 // differ from those before them.
-func repetitive(column arrow.Array) bool {
-	const samples = 128
+func repetitive(column arrow.Array, samples int) bool {
 	step := max(column.Len()/samples, 1)
 	seen := make(map[any]struct{}, samples)
 	asked := 0
@@ -80,12 +95,10 @@ func repetitive(column arrow.Array) bool {
 
 // fileWriter writes data files of one table.
 type fileWriter struct {
-	tbl    *table.Table
-	fs     iceio.WriteFileIO
-	schema *arrow.Schema // with field ids, in the table's order
-	// lasting says that what is written is to stay, and not soon to be written again.
-	lasting bool
-	sought  []string // columns that a [seeker] finds rows by
+	tbl     *table.Table
+	fs      iceio.WriteFileIO
+	schema  *arrow.Schema // with field ids, in the table's order
+	packing packing
 }
 
 func (t *Table) fileWriter(ctx context.Context) (*fileWriter, error) {
@@ -168,7 +181,7 @@ func (w *fileWriter) create(partition []any, first arrow.RecordBatch) (*openFile
 		return nil, fmt.Errorf("write a data file: %w", err)
 	}
 	f.counted = &countingWriter{w: bufio.NewWriterSize(f.out, 1<<20)}
-	f.parquet, err = pqarrow.NewFileWriter(w.schema, f.counted, writerProperties(first, w.lasting, w.sought...), pqarrow.NewArrowWriterProperties(pqarrow.WithStoreSchema()))
+	f.parquet, err = pqarrow.NewFileWriter(w.schema, f.counted, w.packing.properties(first), pqarrow.NewArrowWriterProperties(pqarrow.WithStoreSchema()))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("write data file %s: %w", f.path, err), f.out.Close(), w.fs.Remove(f.path))
 	}

@@ -130,7 +130,7 @@ func (l *Lake) openRebuild(ctx context.Context, def *feature.Stream, o RebuildOp
 	if r.lasting, err = r.history.fileWriter(ctx); err != nil {
 		return nil, err
 	}
-	r.lasting.lasting = true
+	r.lasting.packing.lasting = true
 	if r.db, err = sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir}); err != nil {
 		return nil, err
 	}

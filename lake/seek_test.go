@@ -301,7 +301,7 @@ func TestSeekFileLists(t *testing.T) {
 	for i := range want {
 		want[i] = batch.Column(1).ValueStr(i)
 	}
-	f := writeSeekFile(t, batch, writerProperties(batch, false))
+	f := writeSeekFile(t, batch, packing{}.properties(batch))
 	for range 30 {
 		var ranges []rowRange
 		for at := r.Int64N(20_000); at < int64(rows) && len(ranges) < 1+r.IntN(20); at += 1 + r.Int64N(1<<r.IntN(16)) {
@@ -397,7 +397,7 @@ func TestTakeOfEveryType(t *testing.T) {
 		names = append(names, f.Name)
 	}
 	for _, lasting := range []bool{true, false} {
-		f := writeSeekFile(t, batch, writerProperties(batch, lasting))
+		f := writeSeekFile(t, batch, packing{lasting: lasting, scanned: true}.properties(batch))
 		for range 10 {
 			from := r.Int64N(batch.NumRows())
 			ranges := []rowRange{{from, from + 1 + r.Int64N(min(5000, batch.NumRows()-from))}}
@@ -452,8 +452,8 @@ func TestColumnReader(t *testing.T) {
 	batch := b.NewRecordBatch()
 	defer batch.Release()
 	for name, properties := range map[string]*parquet.WriterProperties{
-		"with a page index": writerProperties(batch, true),
-		"packed fast":       writerProperties(batch, false),
+		"with a page index": packing{lasting: true}.properties(batch),
+		"packed fast":       packing{}.properties(batch),
 		"without": parquet.NewWriterProperties(parquet.WithMaxRowGroupLength(rowGroupRows), parquet.WithDataPageSize(pageBytes),
 			parquet.WithBatchSize(pageBatchRows), parquet.WithCompression(compress.Codecs.Zstd), parquet.WithDictionaryDefault(false)),
 	} {

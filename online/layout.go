@@ -138,27 +138,39 @@ type Value struct {
 
 // JSON is the value as JSON: numbers and bools as such, decimals, dates and times as strings, json and lists as what they
 // hold. Doubles that JSON lacks are strings.
-func (v Value) JSON() json.RawMessage {
-	quoted := func() json.RawMessage {
-		text, err := json.Marshal(v.Text)
-		if err != nil {
-			panic(err)
-		}
-		return text
-	}
+func (v Value) JSON() json.RawMessage { return v.AppendJSON(nil) }
+
+// AppendJSON appends what [Value.JSON] gives.
+func (v Value) AppendJSON(b []byte) []byte {
+	bare := false
 	switch {
 	case v.Null:
-		return json.RawMessage("null")
+		return append(b, "null"...)
 	case v.Type.List, v.Type.Kind == feature.JSON:
-		if json.Valid([]byte(v.Text)) {
-			return json.RawMessage(v.Text)
-		}
-		return quoted()
+		bare = json.Valid([]byte(v.Text))
 	case v.Type.Kind == feature.Int64, v.Type.Kind == feature.Bool:
-		return json.RawMessage(v.Text)
-	case v.Type.Kind == feature.Double && json.Valid([]byte(v.Text)):
-		return json.RawMessage(v.Text)
-	default:
-		return quoted()
+		bare = true
+	case v.Type.Kind == feature.Double:
+		bare = number(v.Text)
 	}
+	if bare {
+		return append(b, v.Text...)
+	}
+	return appendQuoted(b, v.Text)
+}
+
+// appendQuoted appends text as a JSON string.
+func appendQuoted(b []byte, text string) []byte {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c == '"' || c == '\\' || c >= 0x7f || c == '<' || c == '>' || c == '&' {
+			quoted, err := json.Marshal(text)
+			if err != nil {
+				panic(err) // strings always encode
+			}
+			return append(b, quoted...)
+		}
+	}
+	b = append(b, '"')
+	b = append(b, text...)
+	return append(b, '"')
 }

@@ -194,7 +194,7 @@ func show(t *testing.T, s *Store, p *feature.Project, now time.Time, a, b string
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows, err := NewReader(s, p, func() time.Time { return now }).Read(context.Background(), refs, []map[string]string{{"a": a, "b": b}})
+	rows, err := NewClient(s, p, func() time.Time { return now }).Read(context.Background(), refs, []map[string]string{{"a": a, "b": b}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,7 +362,7 @@ func TestGenerations(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		reader := NewReader(s, p, time.Now)
+		reader := NewClient(s, p, time.Now)
 		unavailable := func(why string) {
 			t.Helper()
 			if _, err := reader.Read(ctx, refs, []map[string]string{{"a": "a", "b": "1"}}); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "loam materialize") {
@@ -409,6 +409,7 @@ func TestGenerations(t *testing.T) {
 		s.runs = was
 		p.View("all").Features = slices.Clone(p.View("all").Features)
 		p.View("all").Features[0].SQL = "n + 1"
+		reader = NewClient(s, p, time.Now)
 		unavailable("the definition changed")
 	})
 }
@@ -452,11 +453,11 @@ func TestOpenProblems(t *testing.T) {
 	}
 	built(t, s, writer(t, s, p, "all"), openLake(t, p))
 	var missing *EntityError
-	if _, err := NewReader(s, p, time.Now).Read(context.Background(), refs, []map[string]string{{"a": "x"}}); !errors.As(err, &missing) || missing.JoinKey != "b" {
+	if _, err := NewClient(s, p, time.Now).Read(context.Background(), refs, []map[string]string{{"a": "x"}}); !errors.As(err, &missing) || missing.JoinKey != "b" {
 		t.Errorf("a missing join key: %v", err)
 	}
 	s.process.Close()
-	if _, err := NewReader(s, p, time.Now).Read(context.Background(), refs, []map[string]string{{"a": "x", "b": "1"}}); err == nil {
+	if _, err := NewClient(s, p, time.Now).Read(context.Background(), refs, []map[string]string{{"a": "x", "b": "1"}}); err == nil {
 		t.Error("a server that is gone gives no error")
 	}
 }

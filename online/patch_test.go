@@ -308,7 +308,7 @@ func TestPatchLayout(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = NewReader(s, p, time.Now).Read(ctx, refs, []map[string]string{{"a": "k", "b": "1"}})
+		_, err = NewClient(s, p, time.Now).Read(ctx, refs, []map[string]string{{"a": "k", "b": "1"}})
 		if err == nil || !strings.Contains(err.Error(), "guard of column n is not loam's") {
 			t.Errorf("a guard that is none: %v", err)
 		}

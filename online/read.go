@@ -2,7 +2,6 @@ package online
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -33,72 +32,6 @@ type Feature struct {
 	EventTime time.Time // of the change it comes from; zero where it is not found
 }
 
-// Reader reads feature values. It is safe for concurrent use.
-type Reader struct {
-	store   *Store
-	project *feature.Project
-	now     func() time.Time
-}
-
-// NewReader makes a reader of the project's views.
-func NewReader(s *Store, p *feature.Project, now func() time.Time) *Reader {
-	return &Reader{store: s, project: p, now: now}
-}
-
-// Read gives the features, in the order asked, of each of the entities, which are given by their join keys as text. It
-// is [ErrUnavailable] where a view has no generation that is ready.
-func (r *Reader) Read(ctx context.Context, refs []feature.Ref, entities []map[string]string) ([][]Feature, error) {
-	views := map[string]*viewRead{}
-	var order []*viewRead
-	for column, ref := range refs {
-		v := views[ref.View]
-		if v == nil {
-			var err error
-			if v, err = r.open(ctx, ref.View); err != nil {
-				return nil, err
-			}
-			views[ref.View] = v
-			order = append(order, v)
-		}
-		v.features = append(v.features, ref.Feature)
-		v.places = append(v.places, column)
-	}
-	commands := make([][]redis.Cmder, len(order))
-	_, err := r.store.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, v := range order {
-			for _, e := range entities {
-				key, err := v.key(e)
-				if err != nil {
-					return err
-				}
-				commands[i] = append(commands[i], v.layout.ask(ctx, p, key))
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		var bad *EntityError
-		if errors.As(err, &bad) {
-			return nil, err
-		}
-		return nil, fmt.Errorf("read features: %w", err)
-	}
-	now := r.now().UnixMicro()
-	rows := make([][]Feature, len(entities))
-	for n := range entities {
-		rows[n] = make([]Feature, len(refs))
-		for i, v := range order {
-			for _, place := range v.places {
-				rows[n][place] = Feature{Ref: refs[place], Value: Value{Type: r.project.FeatureType(refs[place]), Null: true}, Status: NotFound}
-			}
-			if err := v.layout.decode(commands[i][n], now, v.places, rows[n]); err != nil {
-				return nil, fmt.Errorf("read an entity of feature view %s: %w", v.view.Name, err)
-			}
-		}
-	}
-	return rows, nil
-}
-
 // EntityError says that an entity lacks a join key.
 type EntityError struct{ View, JoinKey string }
 
@@ -106,97 +39,171 @@ func (e *EntityError) Error() string {
 	return fmt.Sprintf("feature view %s needs the join key %s", e.View, e.JoinKey)
 }
 
+// KeyError says that a join key of an entity is not of its type. It doesn't say what it is: keys may be personal data.
+type KeyError struct {
+	View, JoinKey string
+	Entity        int // which of the entities that were asked for, from 0
+	Type          feature.Type
+}
+
+func (e *KeyError) Error() string {
+	return fmt.Sprintf("feature view %s takes the join key %s as %s, and that of entity %d is none", e.View, e.JoinKey, e.Type, e.Entity)
+}
+
+// ForeignError says that what stands under an entity's key is not what loam writes.
+type ForeignError struct {
+	View   string
+	Entity int // which of the entities that were asked for, from 0
+	Err    error
+}
+
+func (e *ForeignError) Error() string {
+	return fmt.Sprintf("feature view %s: what Redis holds of entity %d was not written by loam: %s; remove the key, and `loam materialize --view %s` builds the view anew",
+		e.View, e.Entity, e.Err, e.View)
+}
+
+func (e *ForeignError) Unwrap() error { return e.Err }
+
+// Seen is what the values of an entity in a view rest on, for a log of what was served.
+type Seen struct {
+	View       string
+	Generation int64
+	Order      string            // _v as it stands in the hash, "" without one
+	Guards     map[string]string // other guards as they stand there: of a patch stream by column, and _d
+	// Next is, of a windowed view, up to which offset each partition's events are in the values.
+	Next map[feature.Partition]int64
+}
+
+// from adds of a windowed view's generation up to where its values went before any was written live.
+func (s *Seen) from(base map[string]int64) {
+	for text, offset := range base {
+		if p, ok := parsePartition(text); ok {
+			if _, own := s.Next[p]; !own {
+				s.Next[p] = offset
+			}
+		}
+	}
+}
+
 // viewRead is a view of which features are read.
 type viewRead struct {
+	project  string
 	view     *feature.View
 	entity   *feature.Entity
 	stream   *feature.Stream
-	prefix   string
 	features []string // that are read
 	places   []int    // by feature: the column that it fills
-	layout   layout
 }
 
-// layout is how the values of a view stand in Redis.
+// layout is how the values of a view stand in Redis. One is made for the features that are read of a view, and serves many
+// requests at once.
 type layout interface {
-	// ask adds to a pipeline what reads the key of an entity.
-	ask(ctx context.Context, p redis.Pipeliner, key string) redis.Cmder
-	// decode fills the places of a row by what was answered, as of now in microseconds since 1970. They come as [NotFound].
-	decode(answer redis.Cmder, now int64, places []int, row []Feature) error
+	// key is the key of an entity in the generation whose keys begin with prefix. keys are its join keys as text, in the order of
+	// their names.
+	key(prefix string, keys []string) string
+	// ask adds to a pipeline what reads a key, as of now in microseconds since 1970, with what [Seen] tells where that is asked for.
+	ask(ctx context.Context, p redis.Pipeliner, key string, now int64, seen bool) redis.Cmder
+	// decode fills the places of a row by what was answered, as of now. They come as [NotFound]. seen is nil where it was not asked for.
+	decode(answer redis.Cmder, now int64, row []Feature, seen *Seen) (Trace, error)
 }
 
-func (r *Reader) open(ctx context.Context, name string) (*viewRead, error) {
-	view := r.project.View(name)
-	if view == nil {
-		return nil, fmt.Errorf("there is no feature view %s", name)
+// Trace says whether Redis holds anything under a key.
+type Trace bool
+
+// What Redis holds under a key. Where it holds nothing, the entity is unknown or the generation was removed.
+const (
+	Nothing   Trace = false
+	Something Trace = true
+)
+
+// layoutOf is the layout of a view.
+func layoutOf(v *viewRead) layout {
+	if v.view.Layout == feature.FeastLayout {
+		return newFeastHashes(v, newFeastView(v.project, v.view, v.entity, v.stream))
 	}
-	if why := r.project.Unserved(view); why != "" {
-		return nil, fmt.Errorf("feature view %s: %s", name, why)
+	if v.view.Windowed() {
+		return newTiled(v)
 	}
-	all, err := r.store.Generations(ctx, name)
-	if err != nil {
-		return nil, err
+	if columns := viewColumns(v.view, v.stream); columns != nil {
+		return newPatches(v, columns)
 	}
-	g, ok := r.store.Usable(all, r.project.ViewDefinition(view).Hash)
-	if !ok {
-		return nil, fmt.Errorf("feature view %s: %w: run `loam materialize --view %s`, or the worker", name, ErrUnavailable, name)
-	}
-	stream := r.project.Stream(view.Stream)
-	v := &viewRead{view: view, entity: r.project.Entity(view.Entity), stream: stream, prefix: keyPrefix(r.store.project, name, g.Number)}
-	v.layout = &states{v}
-	if columns := viewColumns(view, stream); columns != nil {
-		v.layout = &patches{v, columns}
-	}
-	return v, nil
+	return newStates(v)
 }
 
 // key is the key of an entity's hash.
-func (v *viewRead) key(entity map[string]string) (string, error) {
-	var values []string
-	for _, k := range joinKeys(v.entity) {
-		value, ok := entity[k]
-		if !ok {
-			return "", &EntityError{v.view.Name, k}
-		}
-		values = append(values, v.canonical(k, value))
-	}
-	return entityKey(v.prefix, v.entity.Name, values), nil
+func (v *viewRead) key(prefix string, keys []string) string {
+	return entityKey(prefix, v.entity.Name, keys)
 }
 
-// canonical writes a join key's value as the writer does, so that 07 finds the number 7 and a time in any zone is found.
-func (v *viewRead) canonical(joinKey, value string) string {
-	c, _ := v.stream.Column(joinKey)
-	switch c.Type.Kind {
+// canonical writes a join key's value as the writer does, so that 07 finds the number 7 and a time in any zone is found. It fails
+// on what is not of the key's type.
+func canonical(t feature.Type, value string) (string, bool) {
+	switch t.Kind {
 	case feature.Int64:
-		if n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64); err == nil {
-			return strconv.FormatInt(n, 10)
-		}
+		n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+		return strconv.FormatInt(n, 10), err == nil
 	case feature.Timestamp:
-		if t, err := time.Parse(time.RFC3339Nano, value); err == nil {
-			return t.UTC().Format(timeFormat)
-		}
+		at, err := time.Parse(time.RFC3339Nano, value)
+		return at.UTC().Format(timeFormat), err == nil
+	case feature.Date:
+		at, err := time.Parse(dateFormat, value)
+		return at.Format(dateFormat), err == nil
 	}
-	return value
+	return value, true
+}
+
+// hmget asks for fields of a hash, whose command comes with room for the key.
+func hmget(ctx context.Context, p redis.Pipeliner, command []any, key string) redis.Cmder {
+	args := slices.Clone(command)
+	args[1] = key
+	c := redis.NewSliceCmd(ctx, args...)
+	_ = p.Process(ctx, c) // a pipeline only queues it
+	return c
+}
+
+// hmgetOf is the command that asks for fields.
+func hmgetOf(fields ...string) []any {
+	command := []any{"hmget", ""}
+	for _, f := range fields {
+		command = append(command, f)
+	}
+	return command
 }
 
 // states is the layout of a view whose events carry the whole state: a hash of features, event time and tombstone.
-type states struct{ *viewRead }
-
-func (s *states) ask(ctx context.Context, p redis.Pipeliner, key string) redis.Cmder {
-	return p.HMGet(ctx, key, append([]string{fieldEventTime, fieldDeleted}, s.features...)...)
+type states struct {
+	*viewRead
+	command []any // the order comes last
 }
 
-func (s *states) decode(answer redis.Cmder, now int64, places []int, row []Feature) error {
+func newStates(v *viewRead) *states {
+	fields := append([]string{fieldEventTime, fieldDeleted}, v.features...)
+	return &states{v, hmgetOf(append(fields, fieldOrder)...)}
+}
+
+func (s *states) ask(ctx context.Context, p redis.Pipeliner, key string, _ int64, seen bool) redis.Cmder {
+	if seen {
+		return hmget(ctx, p, s.command, key)
+	}
+	return hmget(ctx, p, s.command[:len(s.command)-1], key)
+}
+
+func (s *states) decode(answer redis.Cmder, now int64, row []Feature, seen *Seen) (Trace, error) {
 	raw := answer.(*redis.SliceCmd).Val()
 	_, deleted := raw[1].(string)
 	at, found, err := eventTime(raw[0])
+	if seen != nil {
+		seen.Order, _ = raw[len(raw)-1].(string)
+	}
 	if err != nil || !found || deleted {
-		return err
+		return Trace(found), err
 	}
-	for i, place := range places {
-		s.put(&row[place], raw[i+2], at, now)
+	for i, place := range s.places {
+		if err := s.put(&row[place], raw[i+2], at, now); err != nil {
+			return Something, err
+		}
 	}
-	return nil
+	return Something, nil
 }
 
 // patches is the layout of a view over a patch stream, where each feature is as old as its column. What no change has
@@ -204,41 +211,70 @@ func (s *states) decode(answer redis.Cmder, now int64, places []int, row []Featu
 type patches struct {
 	*viewRead
 	columns []viewColumn
+	of      []int // by feature that is read: its column
+	command []any
 }
 
-func (p *patches) ask(ctx context.Context, pipe redis.Pipeliner, key string) redis.Cmder {
-	fields := append([]string{fieldEventTime, fieldDeleted}, p.features...)
+func newPatches(v *viewRead, columns []viewColumn) *patches {
+	p := &patches{viewRead: v, columns: columns}
+	fields := append([]string{fieldEventTime, fieldDeleted}, v.features...)
 	fields = append(fields, fieldOrder)
-	for _, c := range p.columns {
+	for _, c := range columns {
 		fields = append(fields, fieldGuard+c.name)
 	}
-	return pipe.HMGet(ctx, key, fields...)
+	p.command = hmgetOf(fields...)
+	for _, name := range v.features {
+		p.of = append(p.of, slices.IndexFunc(columns, func(c viewColumn) bool { return c.name == v.feature(name).Column }))
+	}
+	return p
 }
 
-func (p *patches) decode(answer redis.Cmder, now int64, places []int, row []Feature) error {
+func (p *patches) ask(ctx context.Context, pipe redis.Pipeliner, key string, _ int64, _ bool) redis.Cmder {
+	return hmget(ctx, pipe, p.command, key)
+}
+
+func (p *patches) decode(answer redis.Cmder, now int64, row []Feature, seen *Seen) (Trace, error) {
 	raw := answer.(*redis.SliceCmd).Val()
-	guards := raw[len(places)+2:]
+	guards := raw[len(p.places)+2:]
 	newest, exists := guards[0].(string)
+	if seen != nil {
+		p.see(seen, raw[1], guards)
+	}
 	if deleted, ever := raw[1].(string); ever && deleted == newest {
 		exists = false
 	}
 	at, found, err := eventTime(raw[0])
 	if err != nil || !found || !exists {
-		return err
+		return Trace(found), err
 	}
-	for i, place := range places {
-		own := at
-		column := slices.IndexFunc(p.columns, func(c viewColumn) bool { return c.name == p.feature(p.features[i]).Column })
+	for i, place := range p.places {
+		own, column := at, p.of[i]
 		if guard, carried := guards[1+column].(string); carried {
 			order, err := feature.ParseOrder(guard)
 			if err != nil {
-				return fmt.Errorf("its guard of column %s is not loam's: %w", p.columns[column].name, err)
+				return Something, fmt.Errorf("its guard of column %s is not loam's: %w", p.columns[column].name, err)
 			}
 			own = order.EventTime
 		}
-		p.put(&row[place], raw[i+2], own, now)
+		if err := p.put(&row[place], raw[i+2], own, now); err != nil {
+			return Something, err
+		}
 	}
-	return nil
+	return Something, nil
+}
+
+// see notes the guards that were read: _v, _d and those of the columns.
+func (p *patches) see(seen *Seen, deleted any, guards []any) {
+	seen.Order, _ = guards[0].(string)
+	seen.Guards = map[string]string{}
+	if d, ok := deleted.(string); ok {
+		seen.Guards[fieldDeleted] = d
+	}
+	for i, c := range p.columns {
+		if g, ok := guards[1+i].(string); ok {
+			seen.Guards[c.name] = g
+		}
+	}
 }
 
 // eventTime reads a hash's event time; without one there is no hash.
@@ -254,16 +290,19 @@ func eventTime(raw any) (at int64, found bool, err error) {
 }
 
 // put sets a feature of an entity that is there: raw is its value as HMGET gave it, of the event time at.
-func (v *viewRead) put(f *Feature, raw any, at, now int64) {
+func (v *viewRead) put(f *Feature, raw any, at, now int64) error {
 	f.EventTime = time.UnixMicro(at).UTC()
 	switch text, present := raw.(string); {
 	case v.view.TTL > 0 && now-at > v.view.TTL.Microseconds():
 		f.Status = OutsideMaxAge
 	case !present:
 		f.Status = NullValue
+	case !fits(f.Value.Type, text):
+		return fmt.Errorf("its feature %s is no %s", f.Ref.Feature, f.Value.Type)
 	default:
 		f.Status, f.Value.Text, f.Value.Null = Present, text, false
 	}
+	return nil
 }
 
 func (v *viewRead) feature(name string) feature.Feature {

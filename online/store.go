@@ -24,7 +24,8 @@ type Store struct {
 	redis   redis.UniversalClient
 	process *miniredis.Miniredis // in-process, or nil
 	mu      sync.Mutex
-	runs    []string // run ids of the masters as they were last asked for, sorted
+	runs    []string // run ids of the masters, sorted: those of the newest connections
+	told    []string // that Restarted has told
 }
 
 // Timeouts of Redis. A call that takes longer has failed; it is repeated by whoever made it.
@@ -47,14 +48,18 @@ func Open(ctx context.Context, project, address string) (*Store, error) {
 
 // OpenAs is Open with TLS, or as a user.
 func OpenAs(ctx context.Context, project, address string, as Access) (*Store, error) {
-	s := &Store{project: project, redis: redis.NewClient(&redis.Options{
+	s := &Store{project: project}
+	s.redis = redis.NewClient(&redis.Options{
 		Addr: address, DialTimeout: dialTimeout, ReadTimeout: callTimeout, WriteTimeout: callTimeout, MaxRetries: 1,
-		TLSConfig: as.TLS, Username: as.User, Password: as.Password,
+		ContextTimeoutEnabled: true, // a call ends with its context, too
+		TLSConfig:             as.TLS, Username: as.User, Password: as.Password,
 		DisableIdentity: true, // CLIENT SETINFO is newer than Redis 6.2
-	})}
+		OnConnect:       s.connected,
+	})
 	if err := s.check(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open Redis at %s: %w", address, err), s.Close())
 	}
+	s.told = s.runIDs()
 	return s, nil
 }
 
@@ -81,7 +86,7 @@ var redisLog sync.Once
 // check reads what the server says of itself.
 func (s *Store) check(ctx context.Context) error {
 	redisLog.Do(func() { redis.SetLogger(quiet{}) })
-	info, err := s.info(ctx)
+	info, err := infoOf(ctx, s.redis, "server", "memory")
 	if err != nil {
 		return unusable(err)
 	}
@@ -89,10 +94,42 @@ func (s *Store) check(ctx context.Context) error {
 	if bounded != "" && bounded != "0" && policy != "" && policy != "noeviction" {
 		return fmt.Errorf("its maxmemory-policy is %s, so it may drop values without a word: set it to noeviction", policy)
 	}
+	return nil
+}
+
+// connected asks a new connection which run of Redis it is to, before anything else is sent over it. A process ends with its
+// connections, so what is answered over one is of the run that was noted when it was made, or of an older one: never of a newer one.
+func (s *Store) connected(ctx context.Context, c *redis.Conn) error {
+	run, err := runOf(ctx, c)
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.runs = []string{info["run_id"]}
+	if slices.Equal(s.runs, []string{run}) {
+		return nil
+	}
+	// Of two connections that are made at once the older run may come last. It has ended, and doesn't answer again.
+	if run, err = runOf(ctx, c); err != nil {
+		return err
+	}
+	s.runs = []string{run}
 	return nil
+}
+
+// runOf asks a connection for the run id of its server.
+func runOf(ctx context.Context, c *redis.Conn) (string, error) {
+	info, err := infoOf(ctx, c, "server")
+	if err != nil {
+		return "", fmt.Errorf("ask Redis for its run id: %w", err)
+	}
+	return info["run_id"], nil
+}
+
+// sharded reports whether keys are on several masters, which answer beside each other.
+func (s *Store) sharded() bool {
+	_, cluster := s.redis.(*redis.ClusterClient)
+	return cluster
 }
 
 // unusable says what to do where the server can't be asked.
@@ -113,18 +150,18 @@ func unusable(err error) error {
 	return fmt.Errorf("%s: %w", remedy, err)
 }
 
-// runIDs are the run ids of the masters as they were last asked for.
+// runIDs are the run ids of the masters, of the newest connections. The slice isn't changed.
 func (s *Store) runIDs() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.runs
 }
 
-// info is what INFO says of the server and its memory.
-func (s *Store) info(ctx context.Context) (map[string]string, error) {
+// infoOf is what INFO says in some of its sections.
+func infoOf(ctx context.Context, r redis.Cmdable, sections ...string) (map[string]string, error) {
 	values := map[string]string{}
-	for _, section := range []string{"server", "memory"} {
-		text, err := s.redis.Info(ctx, section).Result()
+	for _, section := range sections {
+		text, err := r.Info(ctx, section).Result()
 		if err != nil {
 			if strings.Contains(err.Error(), "section") { // a double that knows few sections
 				continue
@@ -143,14 +180,17 @@ func (s *Store) info(ctx context.Context) (map[string]string, error) {
 // Restarted reports whether another Redis answers than the last time it was asked: it restarted, or another took over.
 // What it holds is then not what was written, and every view is to be built anew.
 func (s *Store) Restarted(ctx context.Context) (bool, error) {
-	before := s.runIDs()
 	if s.process != nil {
 		return false, nil
 	}
 	if err := s.check(ctx); err != nil {
 		return false, fmt.Errorf("ask Redis for its run id: %w", err)
 	}
-	return !slices.Equal(before, s.runIDs()), nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.told
+	s.told = s.runs
+	return !slices.Equal(before, s.told), nil
 }
 
 // InProcess reports whether the store ends with this process.

@@ -59,7 +59,7 @@ All commands work on a project folder: the one they are run in, or the one that 
 	for group, commands := range map[string][]*cobra.Command{
 		"define": {a.initCommand(), a.validateCommand(), a.planCommand(), a.applyCommand(), a.schemaCommand(), a.mappingCommand()},
 		"take":   {a.runCommand(), a.backfillCommand(), a.dlqCommand()},
-		"use":    {a.datasetCommand(), a.materializeCommand(), a.getCommand()},
+		"use":    {a.datasetCommand(), a.materializeCommand(), a.getCommand(), a.serveCommand()},
 		"look":   {a.historyCommand(), a.statusCommand(), a.verifyCommand(), a.rebuildCommand(), a.rewindCommand(), a.maintainCommand()},
 		"try":    {a.simulateCommand(), a.benchCommand(), a.demoCommand()},
 	} {

@@ -25,7 +25,8 @@ func (a *app) getCommand() *cobra.Command {
 		Use:   "get",
 		Short: "Read feature values online",
 		Long: `get reads the newest feature values of entities, from the online store that loam.yaml names, or else from the lake. Join keys
-of one entity are joined by commas: --entity tenant=7,contact_id=c1.`,
+of one entity are joined by commas: --entity tenant=7,contact_id=c1. Columns of the request, which views on demand take, stand beside
+them: --entity contact_id=c1,cart_value=150.`,
 		Example: "  loam get --features 'profile:*' --entity contact_id=c1\n  loam get --features profile:mkt_status --entity contact_id=c1 --entity contact_id=c2",
 		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -76,7 +77,7 @@ func (a *app) get(ctx context.Context, features []string, service string, entiti
 	} else if refs, err = p.Resolve(features); err != nil {
 		return err
 	}
-	for _, r := range refs {
+	for _, r := range stored(p, refs) {
 		if why := p.Unserved(p.View(r.View)); why != "" {
 			return fmt.Errorf("feature %s: %s; ask for attributes, such as --features %s", r, why, attributesOf(p))
 		}
@@ -89,21 +90,41 @@ func (a *app) get(ctx context.Context, features []string, service string, entiti
 		return err
 	}
 	if store == nil {
-		if store, err = a.fromLake(ctx, p, refs); err != nil {
+		if store, err = a.fromLake(ctx, p, stored(p, refs)); err != nil {
 			return err
 		}
 	}
 	defer store.Close()
-	rows, err := online.NewReader(store, p, a.now).Read(ctx, refs, entities)
+	client := online.NewClient(store, p, a.now)
+	defer client.Close()
+	rows, err := client.Read(ctx, refs, entities)
 	if err != nil {
 		return err
 	}
 	return a.printFeatures(entities, rows)
 }
 
-// knownKeys refuses join keys that no entity of the project has.
+// stored are the features of views that have values of their own: those asked for, and the inputs of those on demand.
+func stored(p *feature.Project, refs []feature.Ref) []feature.Ref {
+	var all []feature.Ref
+	for _, r := range refs {
+		if v := p.View(r.View); v.OnDemand != nil {
+			all = append(all, v.OnDemand.Inputs...)
+		} else {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// knownKeys refuses join keys that no entity of the project has, and that are no column that a view on demand takes of the request.
 func knownKeys(p *feature.Project, entities []map[string]string) error {
 	var known []string
+	for _, v := range p.Views {
+		if v.OnDemand != nil {
+			known = append(known, feature.ColumnNames(v.OnDemand.Request)...)
+		}
+	}
 	for _, e := range p.Entities {
 		known = append(known, e.JoinKeys...)
 	}
@@ -121,7 +142,7 @@ func knownKeys(p *feature.Project, entities []map[string]string) error {
 // attributesOf is an example of features that can be asked for.
 func attributesOf(p *feature.Project) string {
 	for _, v := range p.Views {
-		if p.Unserved(v) == "" {
+		if p.Unserved(v) == "" && !v.Windowed() {
 			return v.Name + ":*"
 		}
 	}

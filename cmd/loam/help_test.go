@@ -79,7 +79,7 @@ func TestExamples(t *testing.T) {
 				in = t.TempDir() // they make folders of their own
 			}
 			c := exec.CommandContext(t.Context(), "sh", "-c", line)
-			if strings.HasPrefix(line, "loam run") && !strings.Contains(line, "--until-end") {
+			if strings.HasPrefix(line, "loam run") && !strings.Contains(line, "--until-end") || strings.HasPrefix(line, "loam serve") {
 				c = exec.CommandContext(t.Context(), "sh", "-c", "exec "+line)
 				c.Dir = in
 				untilInterrupted(t, c)

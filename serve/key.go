@@ -1,0 +1,71 @@
+package serve
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// Key lets who presents it read some views.
+type Key struct {
+	Name   string
+	Secret string
+	Views  []string // their names, or "*" for all there are
+}
+
+// caller is who asks. nil may do all: the server has no keys.
+type caller struct {
+	name  string
+	sum   [sha256.Size]byte // of the secret: sums are compared, in a time that tells nothing of them
+	views []string
+}
+
+func callersOf(keys []Key) []caller {
+	all := make([]caller, len(keys))
+	for i, k := range keys {
+		all[i] = caller{name: k.Name, sum: sha256.Sum256([]byte(k.Secret)), views: k.Views}
+	}
+	return all
+}
+
+// caller tells by the header Authorization: Bearer <key> who asks.
+func (s *Server) caller(r *http.Request) (*caller, error) {
+	if len(s.callers) == 0 {
+		return nil, nil
+	}
+	refused := &Error{Status: http.StatusUnauthorized, Code: codeNoKey, Offset: -1,
+		Message: "the request has no API key", Remedy: "send the header Authorization: Bearer <key>"}
+	scheme, secret, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !ok || !strings.EqualFold(scheme, "Bearer") {
+		return nil, refused
+	}
+	sum := sha256.Sum256([]byte(strings.TrimSpace(secret)))
+	var found *caller
+	for i := range s.callers { // all of them, whichever it is
+		if subtle.ConstantTimeCompare(sum[:], s.callers[i].sum[:]) == 1 {
+			found = &s.callers[i]
+		}
+	}
+	if found == nil {
+		refused.Message, refused.Remedy = "the API key is none of those that the server knows", "use one of serve.keys in loam.yaml"
+		return nil, refused
+	}
+	return found, nil
+}
+
+// mayRead refuses views that the caller may not read.
+func (c *caller) mayRead(views []string) error {
+	if c == nil || slices.Contains(c.views, "*") {
+		return nil
+	}
+	for _, v := range views {
+		if !slices.Contains(c.views, v) {
+			return &Error{Status: http.StatusForbidden, Code: codeForbidden, Offset: -1,
+				Message: fmt.Sprintf("the API key %s may not read feature view %s", c.name, v), Remedy: "use another key, or add the view to it in serve.keys of loam.yaml"}
+		}
+	}
+	return nil
+}
