@@ -360,9 +360,6 @@ func (p *Plan) decode(r *Result, entities int, now int64, answers []redis.Cmder,
 			if err != nil {
 				return Nothing, &ForeignError{View: v.view.Name, Entity: n, Err: err}
 			}
-			if seen != nil && v.view.Windowed() {
-				seen.from(generations[i].base)
-			}
 			all = all && trace
 		}
 	}

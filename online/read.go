@@ -69,20 +69,7 @@ type Seen struct {
 	View       string
 	Generation int64
 	Order      string            // _v as it stands in the hash, "" without one
-	Guards     map[string]string // other guards as they stand there: of a patch stream by column, and _d
-	// Next is, of a windowed view, up to which offset each partition's events are in the values.
-	Next map[feature.Partition]int64
-}
-
-// from adds of a windowed view's generation up to where its values went before any was written live.
-func (s *Seen) from(base map[string]int64) {
-	for text, offset := range base {
-		if p, ok := parsePartition(text); ok {
-			if _, own := s.Next[p]; !own {
-				s.Next[p] = offset
-			}
-		}
-	}
+	Guards     map[string]string // other guards as they stand there: of a patch stream by column, and _d; of a windowed view by partition, the next offset
 }
 
 // viewRead is a view of which features are read.

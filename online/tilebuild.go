@@ -213,32 +213,37 @@ func (f *tileFill) flush(ctx context.Context, last bool) error {
 }
 
 // overtake brings a generation to where the lake is now, and to where the one before it was written, so that nothing that was
-// served is missing once it is read. What no worker that runs will commit isn't waited for.
+// served is missing once it is read. The lake is waited for as long as a worker runs, which will commit to it.
 func (w *ViewWriter) overtake(ctx context.Context, l *lake.Lake, g Generation) error {
-	_, offsets, err := readPast(ctx, l, w.stream, nil)
-	if err != nil {
-		return err
-	}
-	workers, err := w.store.Workers(ctx)
-	if err != nil {
-		return err
-	}
-	all, err := w.store.Generations(ctx, w.view.Name)
-	if err != nil {
-		return err
-	}
-	ends := map[feature.Partition]int64{}
-	for p, at := range offsets.Partitions {
-		ends[p] = at.Next
-	}
-	if before, ok := w.store.Usable(all, w.hash); ok && len(workers) > 0 && w.stream.Keyed {
-		for p, mark := range before.Marks {
-			if feature.Live(p.Topic) {
-				ends[p] = max(ends[p], mark)
+	for {
+		_, offsets, err := readPast(ctx, l, w.stream, nil)
+		if err != nil {
+			return err
+		}
+		workers, err := w.store.Workers(ctx)
+		if err != nil {
+			return err
+		}
+		all, err := w.store.Generations(ctx, w.view.Name)
+		if err != nil {
+			return err
+		}
+		ends, ahead := map[feature.Partition]int64{}, false
+		for p, at := range offsets.Partitions {
+			ends[p] = at.Next
+		}
+		if before, ok := w.store.Usable(all, w.hash); ok {
+			for p, mark := range before.Marks {
+				ahead = ahead || feature.Live(p.Topic) && mark > ends[p]
 			}
 		}
+		if !ahead || len(workers) == 0 {
+			return w.raiseTiles(ctx, l, g, ends)
+		}
+		if err := pause(ctx); err != nil {
+			return fmt.Errorf("wait for the lake to hold what the generation before was written up to: %w", err)
+		}
 	}
-	return w.raiseTiles(ctx, l, g, ends)
 }
 
 // raiseTiles takes from the log what a generation lacks before the ends, once the lake has it, and marks them. Marks that are

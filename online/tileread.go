@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -15,8 +16,8 @@ import (
 // entity without one is an entity without events, which is known to have none.
 type tiled struct {
 	*viewRead
-	plan     *tilePlan
-	features []tiledFeature // that are read
+	plan  *tilePlan
+	reads []tiledFeature // by feature that is read
 }
 
 type tiledFeature struct {
@@ -27,7 +28,7 @@ type tiledFeature struct {
 func newTiled(v *viewRead) *tiled {
 	t := &tiled{viewRead: v, plan: newTilePlan(v.view, v.stream, v.entity)}
 	for _, name := range v.features {
-		t.features = append(t.features, t.find(name))
+		t.reads = append(t.reads, t.find(name))
 	}
 	return t
 }
@@ -38,18 +39,19 @@ func (t *tiled) ask(ctx context.Context, p redis.Pipeliner, key string, _ int64,
 
 func (t *tiled) decode(answer redis.Cmder, now int64, row []Feature, seen *Seen) (Trace, error) {
 	text := answer.(*redis.StringCmd).Val()
+	trace := Trace(text != "")
 	e, err := t.plan.decode(text)
 	if err != nil {
-		return Something, err
+		return trace, err
 	}
 	if seen != nil {
-		if err := t.see(seen, text); err != nil {
-			return Something, err
+		if seen.Guards, err = t.guards(text); err != nil {
+			return trace, err
 		}
 	}
 	recent := e.known && e.newest >= now-t.plan.widest
 	for i, place := range t.places {
-		f, of := &row[place], t.features[i]
+		f, of := &row[place], t.reads[i]
 		f.Status = Present
 		if f.Value.Text, f.Value.Null = t.plan.value(e, of.aggregate, of.window, now); f.Value.Null {
 			f.Status, f.Value.Text = NullValue, ""
@@ -58,7 +60,7 @@ func (t *tiled) decode(answer redis.Cmder, now int64, row []Feature, seen *Seen)
 			f.EventTime = time.UnixMicro(e.newest).UTC()
 		}
 	}
-	return text != "", nil
+	return trace, nil
 }
 
 // find is the aggregate and window of a feature.
@@ -71,19 +73,19 @@ func (t *tiled) find(name string) tiledFeature {
 	panic(fmt.Sprintf("view %s has no feature %s", t.view.Name, name))
 }
 
-// see notes the entity's own guards. Where it has none of a partition, its values went up to the generation's base ([Plan.Read] adds
-// that); a partition that neither knows had no events.
-func (t *tiled) see(seen *Seen, text string) error {
+// guards are the entity's own guards, the offsets that its values go up to, by the partitions of its stream. Where it has none, they go
+// up to the base of the generation.
+func (t *tiled) guards(text string) (map[string]string, error) {
 	own, err := readGuards(text)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	seen.Next = map[feature.Partition]int64{}
+	next := map[string]string{}
 	topic := feature.TopicHash(t.stream.Topic)
 	for _, g := range own {
 		if g.topic == topic {
-			seen.Next[feature.Partition{Topic: t.stream.Topic, Index: g.partition}] = g.next
+			next[partitionText(feature.Partition{Topic: t.stream.Topic, Index: g.partition})] = strconv.FormatInt(g.next, 10)
 		}
 	}
-	return nil
+	return next, nil
 }

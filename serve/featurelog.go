@@ -3,7 +3,9 @@ package serve
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,7 +43,7 @@ type FeatureLogOptions struct {
 const (
 	logRowsMax    = 200_000 // rows that wait to be written
 	logRequestMax = 20_000  // requests that do
-	logEvery      = 2 * time.Second
+	logEvery      = 5 * time.Second
 	marksEvery    = time.Second
 	marksKept     = 3
 	logFinishMax  = 20 * time.Second // for the last rows, once the server has ended
@@ -169,6 +171,9 @@ func (f *FeatureLog) rows(rows []feature.ServedRow, s Served) []feature.ServedRo
 			}
 			if g, known := marks[seen.View]; known && g.Number == seen.Generation {
 				one.Marks = g.Marks
+				if view.Windowed() {
+					one.Guards = windowGuards(g, seen.Guards)
+				}
 			}
 			for i, ref := range refs {
 				if ref.View != seen.View {
@@ -186,6 +191,17 @@ func (f *FeatureLog) rows(rows []feature.ServedRow, s Served) []feature.ServedRo
 		}
 	}
 	return rows
+}
+
+// windowGuards are the offsets that a windowed view's values of an entity go up to: its own guards, and where it has none the base of the
+// generation; and how many rows of files and redrives are in that base.
+func windowGuards(g online.Generation, own map[string]string) map[string]string {
+	guards := map[string]string{"others": strconv.FormatInt(g.Others, 10)}
+	for partition, offset := range g.Base {
+		guards[partition] = strconv.FormatInt(offset, 10)
+	}
+	maps.Copy(guards, own)
+	return guards
 }
 
 // readMarks asks how far the views are written. Where that fails, rows are logged without.

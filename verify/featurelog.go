@@ -46,9 +46,10 @@ type servedCheck struct {
 	next    map[source]int64 // where the lake stands
 }
 
-// Served recomputes what the table feature_log says was served of an attribute view since a time, straight from the log of its
-// stream: each value is what the change whose order was seen makes, with the status that its age had then; and no greater change
-// of the entity may be among those that Redis was written up to at the read. A row that rests on a change that the lake hasn't come
+// Served recomputes what the table feature_log says was served of a view since a time, straight from the log of its stream. Of attributes
+// each value is what the change whose order was seen makes, with the status that its age had then; and no greater change of the entity
+// may be among those that Redis was written up to at the read. Of windows it is the aggregate over the events below the guards that
+// were seen, and below those marks. A row that rests on a change that the lake hasn't come
 // to is not settled.
 func Served(ctx context.Context, l *lake.Lake, p *feature.Project, view *feature.View, since time.Time, o Options) (*ServedReport, error) {
 	c := &servedCheck{project: p, view: view, def: p.Stream(view.Stream), lake: l, since: since, report: &ServedReport{View: view.Name, Since: since.UTC()}}
@@ -66,9 +67,6 @@ func (c *servedCheck) run(ctx context.Context, o Options) error {
 		return errors.New(why)
 	}
 	switch {
-	case c.view.Windowed():
-		c.report.Skipped = "windows that were served aren't recomputed yet"
-		return nil
 	case c.def.Payload == feature.PatchPayload:
 		c.report.Skipped = "what was served over a patch stream isn't recomputed yet"
 		return nil
@@ -98,6 +96,9 @@ func (c *servedCheck) run(ctx context.Context, o Options) error {
 		return err
 	}
 	c.next = nextOffsets(offsets)
+	if c.view.Windowed() {
+		return c.windows(ctx, reading)
+	}
 	if err := reading.LogView(ctx, c.db, "verify_log", append(slices.Clone(needed), feature.ColOp), false); err != nil {
 		return err
 	}
@@ -178,20 +179,7 @@ func (c *servedCheck) judge(batch arrow.RecordBatch, row int) {
 		}
 		return strings.Clone(a.Value(row)), true
 	}
-	r := loggedRow{at: batch.Column(loggedAt).(*array.Int64).Value(row)}
-	r.request, _ = text(loggedRequest)
-	var keys []string
-	for _, k := range textList(batch.Column(loggedEntity), row) {
-		keys = append(keys, *k)
-	}
-	r.entity = strings.Join(keys, keySeparator)
-	for _, f := range textList(batch.Column(loggedFeatures), row) {
-		r.features = append(r.features, *f)
-	}
-	for _, s := range textList(batch.Column(loggedStatuses), row) {
-		r.status = append(r.status, *s)
-	}
-	r.values = textList(batch.Column(loggedValues), row)
+	r := readLogged(batch, row)
 	seen, wasSeen := text(loggedSeen)
 	missed, wasMissed := text(loggedMissed)
 	found := batch.Column(loggedFound).(*array.Boolean).Value(row)
@@ -200,21 +188,16 @@ func (c *servedCheck) judge(batch arrow.RecordBatch, row int) {
 		return
 	}
 	c.report.Values += int64(len(r.features))
-	at := time.UnixMicro(r.at).UTC()
-	add := func(kind Kind, values int, format string, args ...any) {
-		c.report.Differing += int64(values)
-		c.report.add(Finding{Kind: kind, Key: r.entity, Text: at.Format(time.RFC3339Nano) + ", request " + r.request + ": " + fmt.Sprintf(format, args...)})
-	}
 	if wasMissed && !(!wasSeen && c.gone(missed, r.at)) {
 		what := "no change"
 		if wasSeen {
 			what = "the change " + seen
 		}
-		add(WrongServed, len(r.features), "it rests on %s, and Redis had taken %s by then: %s", what, missed, strings.Join(r.features, ", "))
+		c.differ(r, len(r.features), "it rests on %s, and Redis had taken %s by then: %s", what, missed, strings.Join(r.features, ", "))
 		return
 	}
 	if wasSeen && !found {
-		add(WrongServed, len(r.features), "it rests on the change %s, and the log has none such of the entity: %s", seen, strings.Join(r.features, ", "))
+		c.differ(r, len(r.features), "it rests on the change %s, and the log has none such of the entity: %s", seen, strings.Join(r.features, ", "))
 		return
 	}
 	old := false
@@ -235,9 +218,31 @@ func (c *servedCheck) judge(batch arrow.RecordBatch, row int) {
 			want, status = valueText(column, row), "PRESENT"
 		}
 		if value := r.values[i]; status != r.status[i] || (value != nil) != (status == "PRESENT") || value != nil && *value != want {
-			add(WrongServed, 1, "%s was served as %s, and is %s", name, servedText(r.status[i], value), servedText(status, &want))
+			c.differ(r, 1, "%s was served as %s, and is %s", name, servedText(r.status[i], value), servedText(status, &want))
 		}
 	}
+}
+
+// readLogged reads the columns that all rows have, which come first.
+func readLogged(batch arrow.RecordBatch, row int) loggedRow {
+	plain := func(column int) (texts []string) {
+		for _, t := range textList(batch.Column(column), row) {
+			texts = append(texts, *t)
+		}
+		return texts
+	}
+	return loggedRow{
+		at: batch.Column(loggedAt).(*array.Int64).Value(row), request: strings.Clone(batch.Column(loggedRequest).(*array.String).Value(row)),
+		entity: strings.Join(plain(loggedEntity), keySeparator), features: plain(loggedFeatures), status: plain(loggedStatuses),
+		values: textList(batch.Column(loggedValues), row),
+	}
+}
+
+// differ counts values of a row that are not as they were served.
+func (c *servedCheck) differ(r loggedRow, values int, format string, args ...any) {
+	c.report.Differing += int64(values)
+	at := time.UnixMicro(r.at).UTC().Format(time.RFC3339Nano)
+	c.report.add(Finding{Kind: WrongServed, Key: r.entity, Text: at + ", request " + r.request + ": " + fmt.Sprintf(format, args...)})
 }
 
 // gone reports whether a change of that order is so old at a time that its hash may have expired before.

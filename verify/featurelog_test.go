@@ -3,6 +3,7 @@ package verify
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -43,6 +44,14 @@ func (w *onlineWorld) read(view string, now time.Time, keys ...[2]string) []feat
 		r := feature.ServedRow{
 			ServedAt: now.UnixMicro(), Request: fmt.Sprint(now.UnixNano()), View: view, Definition: w.project.ViewDefinition(v).Hash, Generation: g.Number,
 			Entity: []string{keys[n][0], keys[n][1]}, Order: result.Seen[n][0].Order, Guards: result.Seen[n][0].Guards, Marks: g.Marks,
+		}
+		if v.Windowed() { // as the server logs it
+			own := r.Guards
+			r.Guards = map[string]string{"others": fmt.Sprint(g.Others)}
+			for p, offset := range g.Base {
+				r.Guards[p] = fmt.Sprint(offset)
+			}
+			maps.Copy(r.Guards, own)
 		}
 		for _, f := range features {
 			r.Features, r.Statuses = append(r.Features, f.Ref.Feature), append(r.Statuses, string(f.Status))
@@ -148,7 +157,9 @@ func TestServedTampered(t *testing.T) {
 		{"a status", "all", "k", func(r *feature.ServedRow) { r.Statuses[0] = "OUTSIDE_MAX_AGE" }, 1, `s was served as OUTSIDE_MAX_AGE, and is "B"`},
 		{"a value of a deleted entity", "all", "gone", func(r *feature.ServedRow) { r.Values[0], r.Statuses[0] = value("C"), "PRESENT" }, 1, `s was served as "C", and is NOT_FOUND`},
 		{"a value of an unknown entity", "all", "nobody", func(r *feature.ServedRow) { r.Values[0], r.Statuses[0] = value("C"), "PRESENT" }, 1, `s was served as "C", and is NOT_FOUND`},
-		{"an older change", "all", "k", func(r *feature.ServedRow) { r.Order, r.Values[0], r.Values[1] = order(1000, 0), value("A"), value("0.1") }, 6,
+		{"an older change", "all", "k", func(r *feature.ServedRow) {
+			r.Order, r.Values[0], r.Values[1] = order(1000, 0), value("A"), value("0.1")
+		}, 6,
 			"it rests on the change " + order(1000, 0) + ", and Redis had taken " + order(2000, 1) + " by then"},
 		{"an older change that was all that Redis had", "all", "k", func(r *feature.ServedRow) {
 			r.Order, r.Values[0], r.Values[1] = order(1000, 0), value("A"), value("0.1")
@@ -163,7 +174,9 @@ func TestServedTampered(t *testing.T) {
 		{"a change that there isn't", "all", "k", func(r *feature.ServedRow) { r.Order = order(3000, 0) }, 6, "the log has none such of the entity"},
 		{"a guard that is none", "all", "k", func(r *feature.ServedRow) { r.Order = "z" }, 6, "the log has none such of the entity"},
 		{"a change to come", "all", "k", func(r *feature.ServedRow) { r.Order = order(3000, 3) }, -1, ""},
-		{"an age", "short", "k", func(r *feature.ServedRow) { r.Order, r.Values[0], r.Statuses[0] = order(2000, 1), value("B"), "PRESENT" }, 1,
+		{"an age", "short", "k", func(r *feature.ServedRow) {
+			r.Order, r.Values[0], r.Statuses[0] = order(2000, 1), value("B"), "PRESENT"
+		}, 1,
 			`s was served as "B", and is OUTSIDE_MAX_AGE`},
 		{"an age that is told", "short", "k", func(r *feature.ServedRow) { r.Order, r.Statuses[0] = order(2000, 1), "OUTSIDE_MAX_AGE" }, 0, ""},
 		{"an expired hash", "short", "k", func(r *feature.ServedRow) { r.Order, r.Values[0], r.Statuses[0] = "", nil, "NOT_FOUND" }, 0, ""},
@@ -209,5 +222,75 @@ func TestServedLeavesOut(t *testing.T) {
 	w.log(r)
 	if report := w.verifyServed("all", time.Time{}); report.Unmarked != 1 || !report.OK() {
 		t.Errorf("without marks: %+v", report)
+	}
+}
+
+// Windows that are read while events come are what loops over the log make of them; what is altered is named.
+func TestServedWindows(t *testing.T) {
+	w, r := newTilesWorld(t), random(t)
+	w.take(true, false, w.facts(r, "fact.v1", 60)...)
+	w.take(true, false, w.facts(r, "file:abc", 30)...)
+	views := []string{"every", "one", "set"}
+	for _, view := range views {
+		w.build(view)
+	}
+	begun := time.Now()
+	rows := map[string][]feature.ServedRow{}
+	for range 5 {
+		w.take(true, true, w.facts(r, "fact.v1", 20)...)
+		for _, view := range views {
+			for range 3 {
+				key := [2]string{string(rune('a' + r.IntN(6))), fmt.Sprint(r.IntN(2))} // of which some have no events
+				rows[view] = append(rows[view], w.read(view, time.Now(), key)...)
+			}
+			w.log(rows[view][len(rows[view])-3:]...)
+		}
+	}
+	for _, view := range views {
+		report := w.verifyServed(view, begun)
+		if !report.OK() || report.Rows != 15 || int(report.Values) != 15*len(w.project.View(view).FeatureNames()) {
+			t.Errorf("%s: %+v\n%s", view, report, text(report.Findings))
+		}
+	}
+
+	const week = 1 // of the features of every: the count over 7 days
+	for _, c := range []struct {
+		what  string
+		alter func(row *feature.ServedRow)
+		text  string // "" where it is not settled
+	}{
+		{"a value", func(row *feature.ServedRow) { v := "999"; row.Values[week] = &v }, `was served as "999", and is `},
+		{"a status", func(row *feature.ServedRow) { row.Values[week], row.Statuses[week] = nil, "NOT_FOUND" }, "was served as NOT_FOUND, and is "},
+		{"guards and marks of before", func(row *feature.ServedRow) {
+			row.Marks = nil
+			row.Guards = map[string]string{"fact.v1:0": "0", "others": row.Guards["others"]}
+		}, "was served as "},
+		{"guards to come", func(row *feature.ServedRow) { row.Guards["fact.v1:0"] = "100000" }, ""},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			var row feature.ServedRow
+			for _, one := range rows["every"] { // one whose count isn't 0
+				if *one.Values[week] != "0" {
+					row = one
+				}
+			}
+			row.Values, row.Statuses, row.Guards = slices.Clone(row.Values), slices.Clone(row.Statuses), maps.Clone(row.Guards)
+			c.alter(&row)
+			since := time.UnixMicro(row.ServedAt)
+			row.Request = c.what
+			w.log(row)
+			report := w.verifyServed("every", since)
+			if c.text == "" {
+				if report.NotSettled != 1 {
+					t.Errorf("%+v", report)
+				}
+				return
+			}
+			if !slices.ContainsFunc(report.First, func(f Finding) bool {
+				return f.Kind == WrongServed && f.Key == strings.Join(row.Entity, "|") && strings.Contains(f.Text, "request "+c.what+":") && strings.Contains(f.Text, c.text)
+			}) {
+				t.Errorf("want %q in %+v\n%s", c.text, report, text(report.Findings))
+			}
+		})
 	}
 }

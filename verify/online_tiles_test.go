@@ -199,4 +199,3 @@ func TestOnlineTilesSettle(t *testing.T) {
 	w.build("one")
 	cleanOnline(t, w.verifyOnline("one", Options{}))
 }
-

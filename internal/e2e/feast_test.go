@@ -140,7 +140,7 @@ func TestFeastSDKReads(t *testing.T) {
 	run(t, dir, "run", "--until-end")
 	topic("contact.v1",
 		contact(4, "c1", "2026-10-31T12:38:18Z", "updated", `,"mkt_status":"opportunity","attributes":{"open_tickets":0}`), // a correction of equal event time
-		contact(5, "c1", "2026-10-30T00:00:00Z", "updated", `,"mkt_status":"lead"`),                                     // a late one
+		contact(5, "c1", "2026-10-30T00:00:00Z", "updated", `,"mkt_status":"lead"`),                                        // a late one
 		contact(6, "gone", "2026-11-01T00:00:00Z", "deleted", ""))
 	topic("seat.v1", seat(7, "c1", "2026-11-01T00:00:00.25Z", `,"logins":9223372036854775807`))
 	run(t, dir, "run", "--until-end")
