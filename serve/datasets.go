@@ -61,7 +61,7 @@ type builds struct {
 func newBuilds() builds { return builds{make(chan struct{}, 1+buildsWaiting), make(chan struct{}, 1)} }
 
 // buildDataset answers labels with their training set.
-func (s *Server) buildDataset(w http.ResponseWriter, r *http.Request, c *caller) error {
+func (s *Server) buildDataset(w http.ResponseWriter, r *http.Request, c *caller) (failed error) {
 	if s.Datasets == nil {
 		return notOffered("requests for training sets")
 	}
@@ -85,6 +85,17 @@ func (s *Server) buildDataset(w http.ResponseWriter, r *http.Request, c *caller)
 		return &Error{Status: http.StatusTooManyRequests, Code: codeBusy, Offset: -1, RetryAfter: 5,
 			Message: fmt.Sprintf("a training set is being built, and %d wait", buildsWaiting), Remedy: "try again later"}
 	}
+	connection := http.NewResponseController(w)
+	now := time.Now()
+	// The server's own times are for answers that come at once. One to read that passes while a build works would end it.
+	if err := errors.Join(connection.SetReadDeadline(now.Add(s.Limits.Transfer)), connection.SetWriteDeadline(time.Time{})); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return fmt.Errorf("set the times of a build: %w", err)
+	}
+	defer func() {
+		if failed != nil {
+			_ = connection.SetWriteDeadline(time.Now().Add(s.Limits.Write)) // where it fails the connection is gone
+		}
+	}()
 	labels, err := s.spool("labels")
 	if err != nil {
 		return err
@@ -92,6 +103,9 @@ func (s *Server) buildDataset(w http.ResponseWriter, r *http.Request, c *caller)
 	defer labels.remove()
 	if err := s.receive(w, r, labels); err != nil {
 		return err
+	}
+	if err := connection.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return fmt.Errorf("set the times of a build: %w", err)
 	}
 	out, err := s.spool("dataset")
 	if err != nil {
@@ -126,9 +140,6 @@ func (f spooled) remove() { _ = f.Close() }
 
 // receive takes the labels of a request, whoever is building meanwhile.
 func (s *Server) receive(w http.ResponseWriter, r *http.Request, to spooled) error {
-	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.Limits.Transfer)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return fmt.Errorf("set the time for labels: %w", err)
-	}
 	if _, err := io.Copy(to, http.MaxBytesReader(plainWriter(w), r.Body, s.Limits.LabelBytes)); err != nil {
 		var tooLong *http.MaxBytesError
 		switch {

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 
@@ -187,6 +189,45 @@ func TestBuildsWait(t *testing.T) {
 	}
 	if n := len(f.server.builds.places); n != 0 {
 		t.Errorf("%d places are still taken", n)
+	}
+}
+
+// A build takes as long as it takes: the times of the server are for requests that are answered at once.
+func TestBuildsTakeLonger(t *testing.T) {
+	b := &builder{}
+	f := newFixture(t, miniredis.RunT(t).Addr(), func(o *Options) {
+		o.Datasets = b.datasets(t)
+		o.Limits.Body, o.Limits.Write, o.Limits.Header, o.Limits.Transfer = 50*time.Millisecond, 50*time.Millisecond, 50*time.Millisecond, 5*time.Second
+	})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- f.server.Run(ctx, l) }()
+	for want, result := range map[int]error{http.StatusOK: nil, http.StatusUnprocessableEntity: pit.ErrRequest} {
+		b.build = func(ctx context.Context, labels io.Reader, out io.Writer) error {
+			select {
+			case <-ctx.Done(): // as it is once a time to read has passed
+				return ctx.Err()
+			case <-time.After(300 * time.Millisecond):
+			}
+			return errors.Join(echo(ctx, labels, out), result)
+		}
+		answer, err := http.Post("http://"+l.Addr().String()+"/v1/datasets?features=short:n", arrowType, strings.NewReader("labels"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(answer.Body)
+		answer.Body.Close()
+		if answer.StatusCode != want || err != nil || want == http.StatusOK && string(text) != "labels" {
+			t.Errorf("%d %s %v, want %d", answer.StatusCode, text, err, want)
+		}
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 
