@@ -16,17 +16,19 @@ type Serve struct {
 	Cert, Key  string // files of the server's certificate and its key, "" for plain HTTP
 	Keys       []APIKey
 	BodyBytes  int64         // of a request
+	LabelBytes int64         // of the labels of a training set
 	Entities   int           // of a request
 	Concurrent int           // requests that are answered at once
 	Timeout    time.Duration // of a request
 	keysAt     []Place       // of the keys, in their order
 }
 
-// APIKey lets who presents it read some views.
+// APIKey lets who presents it read some views, and push to some streams.
 type APIKey struct {
 	Name  string
 	Key   Credential
 	Views []string // their names, or "*" for all there are
+	Push  []string // streams that it may push to, or "*" for all there are
 }
 
 // TLS reads the certificate that the server shows. Without one it is nil.
@@ -56,6 +58,7 @@ func (r *reader) serve(dst *Serve) func(*yaml.Node, string) {
 				r.sequence(n, field, func(n *yaml.Node, field string) { r.apiKey(n, field, dst) })
 			},
 			"body":       parsed(r, &dst.BodyBytes, parseBody),
+			"labels":     parsed(r, &dst.LabelBytes, parseBody),
 			"entities":   parsed(r, &dst.Entities, parseCount),
 			"concurrent": parsed(r, &dst.Concurrent, parseCount),
 			"timeout":    parsed(r, &dst.Timeout, parseTimeout),
@@ -65,7 +68,7 @@ func (r *reader) serve(dst *Serve) func(*yaml.Node, string) {
 
 func (r *reader) apiKey(n *yaml.Node, field string, dst *Serve) {
 	var k APIKey
-	seen := r.mapping(n, field, fields{"name": r.str(&k.Name), "key": r.credential(&k.Key, false), "views": r.strs(&k.Views)})
+	seen := r.mapping(n, field, fields{"name": r.str(&k.Name), "key": r.credential(&k.Key, false), "views": r.strs(&k.Views), "push": r.strs(&k.Push)})
 	if seen == nil {
 		return
 	}
@@ -88,6 +91,15 @@ func (l *loader) checkServe() {
 		for _, v := range k.Views {
 			if v != "*" && l.project.View(v) == nil {
 				l.problems.add(l.project.Serve.keysAt[i], "serve.keys."+k.Name+".views", fmt.Sprintf("there is no feature view %q", v), didYouMean(v, l.project.viewNames()))
+			}
+		}
+		for _, s := range k.Push {
+			if s != "*" && l.project.Stream(s) == nil {
+				var known []string
+				for _, o := range l.project.Streams {
+					known = append(known, o.Name)
+				}
+				l.problems.add(l.project.Serve.keysAt[i], "serve.keys."+k.Name+".push", fmt.Sprintf("there is no stream %q", s), didYouMean(s, known))
 			}
 		}
 	}

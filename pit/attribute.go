@@ -34,8 +34,8 @@ func (j *viewJob) feature(name string) feature.Feature {
 func (b *build) ask(ctx context.Context, j *viewJob) error {
 	for _, k := range j.entity.JoinKeys {
 		if _, ok := b.labels.typeOf(k); !ok {
-			return fmt.Errorf("feature view %s needs the label column %s, the join key of entity %s, and the labels have %v",
-				j.view.Name, k, j.entity.Name, b.labels.names())
+			return requestError{fmt.Errorf("feature view %s needs the label column %s, the join key of entity %s, and the labels have %v",
+				j.view.Name, k, j.entity.Name, b.labels.names())}
 		}
 	}
 	bound := sql.Ident(labelTime)

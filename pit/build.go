@@ -23,7 +23,9 @@ type Options struct {
 	MemoryBytes int64            // of DuckDB; 0 leaves its default
 	TempDir     string           // where it spills to, in a folder of the build's own; "" is the system's
 	In          io.Reader        // what labels from standard input are read from
-	Stream      io.Writer        // what a training set to standard output is written to
+	// InBytesMax, unless it is 0, bounds the bytes and rows of labels that are read from In, and says that anybody may have written them.
+	InBytesMax int64
+	Stream     io.Writer // what a training set to standard output is written to
 	// Step, if not nil, is told what is being done, for progress.
 	Step func(what string, done, of int)
 	// loosenUS moves the bound of every join, to show that the audit sees it. Tests set it.
@@ -34,6 +36,15 @@ type Options struct {
 
 // ErrIncomplete: labels are later than the watermark, and the request requires that none is.
 var ErrIncomplete = errors.New("labels are later than the watermark")
+
+// ErrRequest: the request or its labels are at fault, and not what happened meanwhile. The errors that it is among have words of their own.
+var ErrRequest = errors.New("the request or its labels are at fault")
+
+// requestError is an error that is among [ErrRequest].
+type requestError struct{ error }
+
+func (e requestError) Unwrap() error        { return e.error }
+func (e requestError) Is(target error) bool { return target == ErrRequest }
 
 // build is a training set in the making.
 type build struct {
@@ -105,7 +116,7 @@ func produce(ctx context.Context, l *lake.Lake, p *feature.Project, request feat
 	}
 	defer b.db.Close()
 	if err := request.Check(p, b.checkExpr(ctx)); err != nil {
-		return nil, err
+		return nil, requestError{err}
 	}
 	out, err := b.newOutput()
 	if err != nil {
@@ -160,7 +171,7 @@ const partRowsMax = 1 << 20
 func (b *build) join(ctx context.Context, out *output) error {
 	b.options.Step("reading labels", 0, 1)
 	if err := b.loadLabels(ctx); err != nil {
-		return err
+		return requestError{err}
 	}
 	if err := b.spans(ctx); err != nil {
 		return err

@@ -239,7 +239,7 @@ func importFile(ctx context.Context, db *sql.DB, path string) error {
 		return fmt.Errorf("read labels %s: %w", path, err)
 	}
 	if string(magic) != string(ipc.Magic) {
-		return importStream(ctx, db, path, f)
+		return importStream(ctx, db, path, f, 0)
 	}
 	r, err := ipc.NewFileReader(f)
 	if err != nil {
@@ -252,8 +252,19 @@ func importFile(ctx context.Context, db *sql.DB, path string) error {
 	return nil
 }
 
-// importStream reads an Arrow IPC stream to its end.
-func importStream(ctx context.Context, db *sql.DB, what string, from io.Reader) error {
+// importStream reads an Arrow IPC stream to its end. With bytesMax it may be anybody's, and have so many bytes and rows.
+func importStream(ctx context.Context, db *sql.DB, what string, from io.Reader, bytesMax int64) error {
+	if bytesMax > 0 {
+		s, err := sql.OpenStream(from, bytesMax)
+		if err != nil {
+			return fmt.Errorf("labels %s: %w", what, err)
+		}
+		defer s.Close()
+		if err := db.ImportSeq(ctx, sourceTable, s.Schema(), s.Batches()); err != nil {
+			return fmt.Errorf("read labels %s: %w", what, err)
+		}
+		return nil
+	}
 	r, err := ipc.NewReader(from)
 	if err != nil {
 		return fmt.Errorf("labels %s are neither an Arrow IPC file nor a stream: %w", what, err)
@@ -282,13 +293,13 @@ func retained(r array.RecordReader) iter.Seq2[arrow.RecordBatch, error] {
 }
 
 func (b *build) streamSource(ctx context.Context) (source, error) {
-	s := source{what: "from standard input", kind: streamLabels, scan: sourceTable}
+	s := source{what: "of the Arrow stream", kind: streamLabels, scan: sourceTable}
 	if b.options.In == nil {
 		return s, errors.New("there is no standard input to read labels from: name a file")
 	}
 	sum := sha256.New()
 	in := io.TeeReader(b.options.In, sum)
-	if err := importStream(ctx, b.db, s.what, in); err != nil {
+	if err := importStream(ctx, b.db, s.what, in, b.options.InBytesMax); err != nil {
 		return s, err
 	}
 	if _, err := io.Copy(io.Discard, in); err != nil { // what stands after the stream's end

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/loamdata/loam/ingest"
 	"github.com/loamdata/loam/online"
 )
 
@@ -22,6 +24,8 @@ type Error struct {
 	Field   string   // where in the body it is, such as entities.contact_id[2]
 	Offset  int64    // of the byte in a body that is no JSON, from 0; -1 where there is none
 	Known   []string // the names that there are, where one was unknown
+	// Rows are the rows of a push that are refused, the first of them.
+	Rows []ingest.RefusedRow
 	// RetryAfter is when to try again, in seconds; 0 where that is of no use.
 	RetryAfter int
 }
@@ -141,6 +145,13 @@ func (e *Error) append(b []byte) []byte {
 			b = appendQuoted(b, k)
 		}
 		b = append(b, ']')
+	}
+	if e.Rows != nil {
+		rows, err := json.Marshal(e.Rows)
+		if err != nil {
+			panic(err) // numbers and text always encode
+		}
+		b = append(append(b, `,"rows":`...), rows...)
 	}
 	return append(b, "}}\n"...)
 }

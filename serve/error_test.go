@@ -30,7 +30,7 @@ func (f *fixture) ask(method, path, body string, headers ...string) *httptest.Re
 func TestErrors(t *testing.T) {
 	f := newFixture(t, miniredis.RunT(t).Addr(), func(o *Options) {
 		o.Limits.BodyBytes, o.Limits.Entities = 400, 3
-		o.Keys = []Key{{"all", "s3cret", []string{"*"}}, {"some", "other", []string{"short"}}}
+		o.Keys = []Key{{"all", "s3cret", []string{"*"}, nil}, {"some", "other", []string{"short"}, nil}}
 	}).filled()
 	f.redis.Set(t.Context(), f.key("all", 1, "foreign", 1), "text", 0)
 	f.put("all", 1, "text", 1, 0, "n", "many")
@@ -46,7 +46,7 @@ func TestErrors(t *testing.T) {
 		want                     string
 	}{
 		{"no route", "GET", "/features", "", 404,
-			`{"error":{"code":"unknown_route","message":"there is no route \"/features\"","remedy":"use one of those that are known","known":["/get-online-features","/health","/metrics","/openapi.json","/ready"]}}`},
+			`{"error":{"code":"unknown_route","message":"there is no route \"/features\"","remedy":"use one of those that are known","known":["/get-online-features","/health","/metrics","/openapi.json","/push","/ready","/v1/datasets","/v1/datasets/{id}"]}}`},
 		{"another method", "GET", get, "", 405, `{"error":{"code":"method_not_allowed","message":"/get-online-features doesn't take GET","remedy":"use POST"}}`},
 		{"no body", "POST", get, "", 400, `{"error":{"code":"malformed_json","message":"the body is no JSON: it is empty","remedy":"send JSON as RFC 8259 has it","offset":0}}`},
 		{"cut off", "POST", get, `{"features":["all:n"`, 400, `{"error":{"code":"malformed_json","message":"the body is no JSON: unexpected EOF","remedy":"send JSON as RFC 8259 has it","offset":20}}`},

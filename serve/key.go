@@ -14,6 +14,7 @@ type Key struct {
 	Name   string
 	Secret string
 	Views  []string // their names, or "*" for all there are
+	Push   []string // streams that it may push to, or "*" for all there are
 }
 
 // caller is who asks. nil may do all: the server has no keys.
@@ -21,12 +22,13 @@ type caller struct {
 	name  string
 	sum   [sha256.Size]byte // of the secret: sums are compared, in a time that tells nothing of them
 	views []string
+	push  []string
 }
 
 func callersOf(keys []Key) []caller {
 	all := make([]caller, len(keys))
 	for i, k := range keys {
-		all[i] = caller{name: k.Name, sum: sha256.Sum256([]byte(k.Secret)), views: k.Views}
+		all[i] = caller{name: k.Name, sum: sha256.Sum256([]byte(k.Secret)), views: k.Views, push: k.Push}
 	}
 	return all
 }
@@ -68,4 +70,22 @@ func (c *caller) mayRead(views []string) error {
 		}
 	}
 	return nil
+}
+
+// mayReadAll refuses callers that may read some views alone.
+func (c *caller) mayReadAll() error {
+	if c == nil || slices.Contains(c.views, "*") {
+		return nil
+	}
+	return &Error{Status: http.StatusForbidden, Code: codeForbidden, Offset: -1,
+		Message: fmt.Sprintf("the API key %s may read some views alone, and outcomes are of any stream", c.name), Remedy: "use a key that may read all, or ask without outcomes"}
+}
+
+// mayPush refuses streams that the caller may not push to.
+func (c *caller) mayPush(stream string) error {
+	if c == nil || slices.Contains(c.push, "*") || slices.Contains(c.push, stream) {
+		return nil
+	}
+	return &Error{Status: http.StatusForbidden, Code: codeForbidden, Offset: -1,
+		Message: fmt.Sprintf("the API key %s may not push to stream %s", c.name, stream), Remedy: "use another key, or add the stream to its `push` in serve.keys of loam.yaml"}
 }

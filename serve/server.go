@@ -29,6 +29,9 @@ import (
 type Limits struct {
 	BodyBytes  int64         // of a request; beyond it 413. Default 1 MiB
 	Entities   int           // of a request; beyond them 400. Default 1,000
+	PushRows   int           // of a push; beyond them 413. Default 10,000
+	LabelBytes int64         // of the labels of a training set; beyond them 413. Default 256 MiB
+	Transfer   time.Duration // within which labels are to come, and a training set is to be taken. Default 5 min
 	Concurrent int           // requests that are answered at once; beyond them 503. Default 512
 	Timeout    time.Duration // of a request, Redis included; beyond it 503. Default 2 s
 	Header     time.Duration // within which a header is to come. Default 5 s
@@ -44,6 +47,9 @@ const headerBytes = 16 << 10
 func (l *Limits) setDefaults() {
 	set(&l.BodyBytes, 1<<20)
 	set(&l.Entities, 1000)
+	set(&l.PushRows, 10_000)
+	set(&l.LabelBytes, 256<<20)
+	set(&l.Transfer, 5*time.Minute)
 	set(&l.Concurrent, 512)
 	set(&l.Timeout, 2*time.Second)
 	set(&l.Header, 5*time.Second)
@@ -68,6 +74,10 @@ type Options struct {
 	TLS     *tls.Config                      // nil for plain HTTP
 	Keys    []Key                            // none lets whoever reaches the server do all
 	Say     func(format string, args ...any) // tells the operator of what callers aren't told
+	// Producer takes what is pushed; nil refuses pushes.
+	Producer Producer
+	// Datasets builds training sets; nil refuses to.
+	Datasets *Datasets
 	// Log is asked once a request whether what it is served is to be logged; what it gives then takes it. nil logs nothing.
 	Log func() func(Served)
 }
@@ -91,6 +101,7 @@ type Server struct {
 	// joinKeys are those of the project's entities, requestColumns the columns that its views on demand take of requests.
 	joinKeys, requestColumns map[string]bool
 	metrics                  metrics
+	builds                   builds
 	stopping                 chan struct{} // closed once the server is to end
 }
 
@@ -107,6 +118,11 @@ type route struct {
 func (s *Server) routesOf() []route {
 	return []route{
 		{method: http.MethodPost, path: "/get-online-features", handle: s.getOnlineFeatures},
+		{method: http.MethodPost, path: "/push", handle: s.push},
+		{method: http.MethodPost, path: "/v1/datasets", handle: s.buildDataset},
+		{method: http.MethodGet, path: "/v1/datasets", handle: s.listDatasets},
+		{method: http.MethodGet, path: "/v1/datasets/{id}", handle: s.showDataset},
+		{method: http.MethodDelete, path: "/v1/datasets/{id}", handle: s.unpinDataset},
 		{method: http.MethodGet, path: "/health", open: true, handle: s.health},
 		{method: http.MethodGet, path: "/ready", open: true, handle: s.ready},
 		{method: http.MethodGet, path: "/metrics", open: true, handle: s.metricsText},
@@ -117,7 +133,7 @@ func (s *Server) routesOf() []route {
 // New makes a server.
 func New(o Options) *Server {
 	o.Limits.setDefaults()
-	s := &Server{Options: o, mux: http.NewServeMux(), inFlight: make(chan struct{}, o.Limits.Concurrent), stopping: make(chan struct{})}
+	s := &Server{Options: o, mux: http.NewServeMux(), inFlight: make(chan struct{}, o.Limits.Concurrent), builds: newBuilds(), stopping: make(chan struct{})}
 	s.plans.byFeatures = map[string]*prepared{}
 	s.joinKeys, s.requestColumns = map[string]bool{}, map[string]bool{}
 	for _, e := range o.Project.Entities {

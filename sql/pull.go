@@ -19,10 +19,12 @@ func (db *DB) ImportSeq(ctx context.Context, table string, schema *arrow.Schema,
 	r := &pulled{schema: schema, items: make(chan pulledItem, pulledMax)}
 	r.refs.Store(1)
 	ended := make(chan struct{})
+	var failed error
 	go func() {
 		defer close(ended)
 		defer close(r.items)
 		for batch, err := range batches {
+			failed = err
 			select {
 			case r.items <- pulledItem{batch, err}:
 			case <-ctx.Done():
@@ -46,6 +48,9 @@ func (db *DB) ImportSeq(ctx context.Context, table string, schema *arrow.Schema,
 	}
 	if r.current != nil {
 		r.current.Release()
+	}
+	if err != nil && failed != nil {
+		return failed // DuckDB passes on its words alone
 	}
 	return err
 }

@@ -194,15 +194,9 @@ func (a *app) unpinDataset(ctx context.Context, named string) error {
 	if err != nil {
 		return err
 	}
-	done := unpinned{Tag: card.Tag, Snapshots: map[string]int64{}}
-	for _, table := range slices.Sorted(maps.Keys(card.Snapshots)) {
-		was, err := l.Unpin(ctx, table, card.Tag)
-		if err != nil {
-			return err
-		}
-		if was {
-			done.Snapshots[table] = card.Snapshots[table]
-		}
+	done, err := unpin(ctx, l, card)
+	if err != nil {
+		return err
 	}
 	return a.result(done, func(w io.Writer) {
 		name := filepath.Base(card.Out)
@@ -215,6 +209,21 @@ func (a *app) unpinDataset(ctx context.Context, named string) error {
 			fmt.Fprintf(w, "  snapshot %d of %s may expire\n", done.Snapshots[table], table)
 		}
 	})
+}
+
+// unpin takes a training set's tag from the snapshots that have it.
+func unpin(ctx context.Context, l *lake.Lake, card *pit.Card) (unpinned, error) {
+	done := unpinned{Tag: card.Tag, Snapshots: map[string]int64{}}
+	for _, table := range slices.Sorted(maps.Keys(card.Snapshots)) {
+		was, err := l.Unpin(ctx, table, card.Tag)
+		if err != nil {
+			return done, err
+		}
+		if was {
+			done.Snapshots[table] = card.Snapshots[table]
+		}
+	}
+	return done, nil
 }
 
 // cardNamed is the card in a file, or the one that the lake keeps under a tag.

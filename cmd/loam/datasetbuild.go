@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/loamdata/loam/feature"
@@ -49,8 +50,25 @@ folder of Parquet files. With --out - an Arrow IPC stream goes to standard outpu
 			return a.buildDataset(c.Context(), args, f, c.Flags().Changed)
 		},
 	}
-	flags := c.Flags()
-	flags.SortFlags = false
+	c.Flags().SortFlags = false
+	f.bind(c.Flags())
+	return c
+}
+
+// datasetFlags are what a request may say on the command line.
+type datasetFlags struct {
+	labels, labelsTable, labelsSQL                string
+	service, timeColumn, asOf, knownAt, out, card string
+	features, joinKeys, partitionBy               []string
+	outcomes                                      []string
+	sample, split                                 string
+	memory                                        string
+	seed                                          int64
+	exclude, complete                             bool
+}
+
+// bind declares the flags.
+func (f *datasetFlags) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&f.labels, "labels", "", "labels: a `file`, .parquet, .csv, .csv.gz or .arrow, or - for an Arrow stream")
 	flags.StringVar(&f.labelsTable, "labels-table", "", "labels: an Iceberg `table`, <namespace>.<name> or of the project")
 	flags.StringVar(&f.labelsSQL, "labels-sql", "", "labels: a `SELECT` over the streams' tables")
@@ -70,19 +88,6 @@ folder of Parquet files. With --out - an Arrow IPC stream goes to standard outpu
 	flags.StringSliceVar(&f.partitionBy, "partition-by", nil, "`columns` whose values are folders")
 	flags.StringVar(&f.memory, "memory", "", "bound of DuckDB's memory, such as `2GiB`")
 	flags.StringVar(&f.card, "card", "", "`file` for the card, in place of <name>.card.json beside the training set")
-	return c
-}
-
-// datasetFlags are what a request may say on the command line.
-type datasetFlags struct {
-	labels, labelsTable, labelsSQL                string
-	service, timeColumn, asOf, knownAt, out, card string
-	features, joinKeys, partitionBy               []string
-	outcomes                                      []string
-	sample, split                                 string
-	memory                                        string
-	seed                                          int64
-	exclude, complete                             bool
 }
 
 func (a *app) buildDataset(ctx context.Context, args []string, f datasetFlags, given func(string) bool) error {

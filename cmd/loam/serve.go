@@ -24,7 +24,10 @@ func (a *app) serveCommand() *cobra.Command {
 		Short: "Answer requests for features over HTTP",
 		Long: `serve answers POST /get-online-features as Feast's feature server does, from the online store that loam.yaml names, or else from
 the views as they are in the lake when it starts. Each value comes with its status: PRESENT, NOT_FOUND, NULL_VALUE or OUTSIDE_MAX_AGE.
-While the store is away or a view can't be read yet, the answer is 503.`,
+While the store is away or a view can't be read yet, the answer is 503.
+
+POST /push makes events of rows and gives them to their stream's topic, whence ` + "`loam run`" + ` writes lake and online store. POST
+/v1/datasets answers labels with their training set, both as Arrow IPC streams. docs/push.md tells all of it.`,
 		Example: "  loam serve --addr 127.0.0.1:6566",
 		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -62,7 +65,8 @@ func (a *app) serve(ctx context.Context, address string, tls certificate, logged
 	}
 	o := serve.Options{Project: p, Say: a.say, Limits: serve.Limits{
 		BodyBytes: p.Serve.BodyBytes, Entities: p.Serve.Entities, Concurrent: p.Serve.Concurrent, Timeout: p.Serve.Timeout,
-	}}
+		LabelBytes: p.Serve.LabelBytes,
+	}, Datasets: a.serveDatasets(p)}
 	if tls.Cert != "" {
 		p.Serve.Cert, p.Serve.Key = tls.Cert, tls.Key
 	}
@@ -74,8 +78,14 @@ func (a *app) serve(ctx context.Context, address string, tls certificate, logged
 		if err != nil {
 			return fmt.Errorf("read the API key %s of serve.keys in %s: %w", k.Name, feature.ProjectFile, err)
 		}
-		o.Keys = append(o.Keys, serve.Key{Name: k.Name, Secret: secret, Views: k.Views})
+		o.Keys = append(o.Keys, serve.Key{Name: k.Name, Secret: secret, Views: k.Views, Push: k.Push})
 	}
+	producer, free, err := serveProducer(p)
+	if err != nil {
+		return err
+	}
+	defer free()
+	o.Producer = producer
 	store, from, err := a.serveStore(ctx, p)
 	if err != nil {
 		return err

@@ -24,7 +24,7 @@ var allowed = map[string][]string{
 	"online":        {"feature", "lake", "sql"},
 	"verify":        {"feature", "lake", "online", "sql"},
 	"quality":       {"feature", "lake", "sql"},
-	"serve":         {"feature", "online"},
+	"serve":         {"feature", "ingest", "online", "pit", "sql"},
 }
 
 // steps is imported by whoever has steps at which a test may end the process; it imports nothing.

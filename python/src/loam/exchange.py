@@ -15,17 +15,33 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from loam import binary
 from loam.binary import LoamError
-from loam.labels import Labels
+from loam.labels import Labels, LakeTable, Query
 
 # How long snapshots may take to be unpinned, before it is left to `loam dataset list` and `unpin`.
 UNPIN_SECONDS = 60
+
+
+class TrainingSet(Protocol):
+    """A training set that was built, by whomever."""
+
+    @property
+    def out(self) -> Path | None: ...
+
+    @property
+    def card(self) -> dict[str, Any]: ...
+
+    def features(self) -> pa.Table: ...
+
+    def whole(self) -> pa.Table: ...
+
+    def keep(self, out: Path, labels_given: bool) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -67,8 +83,9 @@ def labels_beside(out: Path) -> Path:
     return out.with_name(out.name.removesuffix(".parquet") + ".labels.parquet")
 
 
-def build(program: Path, project: Path, labels: Labels, arguments: Sequence[str], out: Path | None) -> Built:
-    """Has the binary build a training set, at out where that is given and else in a folder that goes with the result."""
+def build(program: Path, project: Path, labels: Labels, arguments: Sequence[str], out: Path | None, fewer: bool) -> Built:
+    """Has the binary build a training set, at out where that is given and else in a folder that goes with the result. fewer says
+    that not every label may be taken."""
     folder = None
     if out is None:
         folder = tempfile.mkdtemp(prefix="loam-")
@@ -76,11 +93,16 @@ def build(program: Path, project: Path, labels: Labels, arguments: Sequence[str]
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
     path = labels.path or labels_beside(out)
+    source = ["--labels", str(path)]
+    if isinstance(labels.lake, LakeTable):
+        source = ["--labels-table", labels.lake.name]
+    elif isinstance(labels.lake, Query):
+        source = ["--labels-sql", labels.lake.sql]
     try:
-        with _replaced(path) if labels.path is None else contextlib.nullcontext():
+        with _replaced(path) if labels.in_memory else contextlib.nullcontext():
             if labels.table is not None:
                 _write(labels.table, path)
-            command = ["-C", str(project), "dataset", "build", "--json", "--labels", str(path), "--out", str(out), *arguments]
+            command = ["-C", str(project), "dataset", "build", "--json", *source, "--out", str(out), *arguments]
             card = json.loads(binary.run(program, command))
     except BaseException:
         if folder is not None:
@@ -89,7 +111,7 @@ def build(program: Path, project: Path, labels: Labels, arguments: Sequence[str]
     built = Built(out, path, card)
     if folder is not None:
         weakref.finalize(built, _forget, program, project, card_beside(out), folder, built.kept)
-    if labels.table is not None and card["rows"] != labels.table.num_rows:
+    if labels.table is not None and not fewer and card["rows"] != labels.table.num_rows:
         raise LoamError(f"{labels.table.num_rows} labels went in and {card['rows']} rows came out: this is a defect of loam")
     return built
 
@@ -126,12 +148,12 @@ def _write(table: pa.Table, path: Path) -> None:
                 f"column {column.name} of the labels is {column.type}, which Parquet has no type for: leave it out or convert it"
             )
     try:
-        pq.write_table(_plain(table), path, store_schema=False)
+        pq.write_table(plain(table), path, store_schema=False)
     except (pa.ArrowException, NotImplementedError) as e:
         raise LoamError(f"the labels can't be written as Parquet: {e}") from e
 
 
-def _plain(table: pa.Table) -> pa.Table:
+def plain(table: pa.Table) -> pa.Table:
     """The table without the kinds of text and bytes that not every Parquet writer takes."""
     views = {"string_view": pa.large_string(), "binary_view": pa.large_binary()}
     fields = [f.with_type(views.get(str(f.type), f.type)) for f in table.schema]

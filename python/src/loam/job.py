@@ -26,21 +26,25 @@ class RetrievalJob:
     """A training set that was asked for.
 
     Nothing runs until something of it is asked for, and it is built once. Rows are the labels, as many and in their order;
-    columns are those of the labels, as they were given, and then one a feature, named <view>__<feature>.
+    columns are those of the labels, as they were given, and then one a feature, named <view>__<feature>. Where outcomes, a sample
+    or a split are asked for, rows are the labels that are taken, and the columns of outcomes and of the split stand among them.
     """
 
     def __init__(
         self,
         labels: Labels,
-        build: Callable[[Path | None], exchange.Built],
+        build: Callable[[Path | None], exchange.TrainingSet],
         full_feature_names: bool,
+        whole: bool = False,
     ) -> None:
         self._labels = labels
         self._build = build
         self._full_feature_names = full_feature_names
-        self._built: exchange.Built | None = None
+        # Whether rows or columns of the labels are others in the training set, so that its own are taken.
+        self._whole = whole or labels.table is None
+        self._built: exchange.TrainingSet | None = None
 
-    def _result(self) -> exchange.Built:
+    def _result(self) -> exchange.TrainingSet:
         if self._built is None:
             self._built = self._build(None)
         return self._built
@@ -52,10 +56,10 @@ class RetrievalJob:
 
     def to_arrow(self) -> pa.Table:
         """The training set as an Arrow table. Columns of labels in memory are those very arrays."""
-        if self._labels.table is None:
+        table = self._labels.table
+        if self._whole or table is None:
             whole = self._result().whole()
             return whole.rename_columns(self._named(whole.column_names))
-        table = self._labels.table
         features = self._features()
         for name in features.column_names:
             table = table.append_column(features.schema.field(name), features.column(name))
@@ -73,12 +77,12 @@ class RetrievalJob:
         dtype_backend="numpy_nullable" gives Int64 and boolean in their place, "pyarrow" Arrow's own types; types_mapper is
         Arrow's, from a type to a dtype, and takes the place of both. A whole number that a float64 can't hold is refused.
         """
-        mapper = types_mapper or _mapper(dtype_backend)
-        if self._labels.given is None or not is_of("pandas", "DataFrame", self._labels.given):
-            return _to_pandas(self.to_arrow(), mapper)
+        mapper = types_mapper or dtype_mapper(dtype_backend)
+        if self._whole or not is_of("pandas", "DataFrame", self._labels.given):
+            return to_pandas(self.to_arrow(), mapper)
         import pandas as pd
 
-        features = _to_pandas(self._features(), mapper)
+        features = to_pandas(self._features(), mapper)
         features.index = self._labels.given.index
         return pd.concat([self._labels.given, features], axis="columns")
 
@@ -86,7 +90,7 @@ class RetrievalJob:
         """The training set as a DataFrame of polars. Labels of polars keep their dtypes."""
         import polars as pl
 
-        if self._labels.given is None or not isinstance(self._labels.given, pl.DataFrame):
+        if self._whole or not isinstance(self._labels.given, pl.DataFrame):
             return _to_polars(self.to_arrow())
         return self._labels.given.hstack(_to_polars(self._features()))
 
@@ -105,7 +109,7 @@ class RetrievalJob:
         if self._built is None:
             self._built = self._build(out)
         elif self._built.out != out:
-            self._built.keep(out, labels_given=self._labels.path is None)
+            self._built.keep(out, labels_given=self._labels.in_memory)
         return out
 
     def _features(self) -> pa.Table:
@@ -119,14 +123,14 @@ class RetrievalJob:
         request = self.card["request"]["features"]
         short = {f["column"]: ref.partition(":")[2] for f, ref in zip(self.card["features"], request, strict=True)}
         names = [short.get(c, c) for c in columns]
-        taken = names if self._labels.table is None else names + self._labels.table.column_names
+        taken = names if self._whole or self._labels.table is None else names + self._labels.table.column_names
         for name in short.values():
             if taken.count(name) > 1:
                 raise LoamError(f"two columns would be called {name}: leave full_feature_names as it is")
         return names
 
 
-def _mapper(dtype_backend: str | None) -> Callable[[pa.DataType], Any] | None:
+def dtype_mapper(dtype_backend: str | None) -> Callable[[pa.DataType], Any] | None:
     if dtype_backend is None:
         return None
     import pandas as pd
@@ -154,7 +158,7 @@ def _mapper(dtype_backend: str | None) -> Callable[[pa.DataType], Any] | None:
     raise LoamError(f'dtype_backend is "pyarrow" or "numpy_nullable", not {dtype_backend!r}')
 
 
-def _to_pandas(table: pa.Table, mapper: Callable[[pa.DataType], Any] | None) -> Any:
+def to_pandas(table: pa.Table, mapper: Callable[[pa.DataType], Any] | None) -> Any:
     for name, column in zip(table.column_names, table.columns, strict=True):
         mapped = mapper is not None and mapper(column.type) is not None
         if mapped or column.null_count == 0 or not pa.types.is_integer(column.type):

@@ -9,17 +9,39 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 
 from loam.binary import LoamError
 
 
 @dataclass(frozen=True)
+class LakeTable:
+    """Labels that are an Iceberg table of the project's catalog: <namespace>.<name>, or a name in the project's namespace."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Query:
+    """Labels that a SELECT gives over the streams' tables: <stream>_log, <stream>_history and <stream>_current."""
+
+    sql: str
+
+
+@dataclass(frozen=True)
 class Labels:
-    """Labels. Either path or table is set; given is what the caller handed in, where its own library can add columns to it."""
+    """Labels. One of path, table and lake is set; given is what the caller handed in, where its own library can add columns."""
 
     path: Path | None = None
     table: pa.Table | None = None
+    lake: LakeTable | Query | None = None
     given: Any = None
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether they stand nowhere but here."""
+        return self.table is not None
 
 
 def take(entity_df: Any) -> Labels:
@@ -27,6 +49,8 @@ def take(entity_df: Any) -> Labels:
 
     What is in memory is taken as it is now: a later change to it does not show.
     """
+    if isinstance(entity_df, (LakeTable, Query)):
+        return Labels(lake=entity_df)
     if isinstance(entity_df, (str, os.PathLike)):
         path = Path(entity_df).expanduser().absolute()
         if not path.is_file():
@@ -49,6 +73,22 @@ def take(entity_df: Any) -> Labels:
         return Labels(table=_checked(pa.RecordBatchReader.from_stream(entity_df).read_all()))
     kind = f"{type(entity_df).__module__}.{type(entity_df).__qualname__}"
     raise LoamError(f"labels are a DataFrame of pandas or polars, an Arrow table or stream, or the path of a file, not {kind}")
+
+
+def in_memory(labels: Labels) -> Labels:
+    """The labels as a table: those of a file are read here."""
+    if labels.path is None:
+        if labels.table is None:
+            raise LoamError("a server takes labels in memory or of a file: a table or a query of the lake is a Store's to read")
+        return labels
+    try:
+        if labels.path.suffix.lower() == ".parquet":
+            return Labels(table=_checked(pq.read_table(labels.path)))
+        if labels.path.suffix.lower() == ".csv":
+            return Labels(table=_checked(pa_csv.read_csv(labels.path)))
+    except (pa.ArrowException, OSError) as e:
+        raise LoamError(f"the labels {labels.path} can't be read: {e}") from e
+    raise LoamError(f"labels {labels.path}: a file of labels ends in .parquet or .csv")
 
 
 def is_of(module: str, name: str, value: Any) -> bool:

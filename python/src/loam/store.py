@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from loam import binary as program
-from loam import exchange
+from loam import exchange, online
 from loam import labels as label_tables
 from loam.binary import LoamError
 from loam.definitions import Definitions, Entity, FeatureService, FeatureView
 from loam.job import RetrievalJob
+from loam.request import Features, asked_features, flags
+
+# How many entities one run of the binary is asked for: a command line is bounded.
+ENTITIES_MAX = 500
 
 
 class Store:
@@ -36,7 +40,7 @@ class Store:
     def get_historical_features(
         self,
         entity_df: Any,
-        features: str | FeatureService | Sequence[str | FeatureView],
+        features: Features,
         *,
         full_feature_names: bool = True,
         as_of: Literal["served", "event"] = "served",
@@ -45,11 +49,16 @@ class Store:
         at_label_time: Literal["include", "exclude"] = "include",
         require_complete: bool = False,
         join_keys: Mapping[str, str] | None = None,
+        outcomes: Mapping[str, str] | None = None,
+        sample: int | float | None = None,
+        split: str | None = None,
+        seed: int | None = None,
     ) -> RetrievalJob:
         """Asks for the features of labels, each as it was at the label's time. Nothing runs until the job is asked for a result.
 
         entity_df has a row a label: the join keys of the entities, a time, and any other columns, which pass through. It is a
-        DataFrame of pandas or polars, an Arrow table or stream, or the path of a .parquet or .csv file. No zone means UTC.
+        DataFrame of pandas or polars, an Arrow table or stream, or the path of a .parquet or .csv file. No zone means UTC. A
+        LakeTable or a Query takes the labels from the lake.
 
         features are view:feature, view:* or a FeatureView for all of a view; or the name of a feature service, or one itself.
 
@@ -63,24 +72,60 @@ class Store:
         happened at the very time of a label. require_complete=True refuses labels later than the watermark.
 
         join_keys says which column of entity_df holds a join key, where that has another name: {"contact_id": "customer"}.
+
+        outcomes adds label columns of what came true later, by stream:within:condition: {"won": "opportunity:30d:stage = 'won'"}.
+        Labels for which that can't be known yet are left out. sample takes so many labels, or below 1 that share of them; split
+        adds a column split, "time:T1[,T2]" or "key[=COLUMN]:SHARE[,SHARE]"; seed is of the hashes that both go by.
         """
-        arguments = ["--as-of", as_of, "--time-column", time_column, *_features(features)]
-        if known_at is not None:
-            arguments += ["--known-at", known_at if isinstance(known_at, str) else _rfc3339(known_at)]
-        if at_label_time not in ("include", "exclude"):
-            raise LoamError(f'at_label_time is "include" or "exclude", not {at_label_time!r}')
-        if at_label_time == "exclude":
-            arguments.append("--exclude-label-time")
-        if require_complete:
-            arguments.append("--require-complete")
-        for key, column in (join_keys or {}).items():
-            arguments += ["--join-key", f"{key}={column}"]
+        asked = flags(
+            features,
+            as_of=as_of,
+            known_at=known_at,
+            time_column=time_column,
+            at_label_time=at_label_time,
+            require_complete=require_complete,
+            join_keys=join_keys,
+            outcomes=outcomes,
+            sample=sample,
+            split=split,
+            seed=seed,
+        )
+        arguments = [f"--{name}={value}" for name, value in asked]
         labels = label_tables.take(entity_df)
+        own = bool(outcomes) or sample is not None or split is not None
 
         def build(out: Path | None) -> exchange.Built:
-            return exchange.build(self.binary, self.path, labels, arguments, out)
+            return exchange.build(self.binary, self.path, labels, arguments, out, fewer=own)
 
-        return RetrievalJob(labels, build, full_feature_names)
+        return RetrievalJob(labels, build, full_feature_names, whole=own)
+
+    def get_online_features(
+        self, features: Features, entity_rows: Any, *, full_feature_names: bool = True
+    ) -> online.OnlineResponse:
+        """The features of entities as of now, from the online store that loam.yaml names, or else from the lake.
+
+        It runs `loam get`, once for every 500 entities, so it is for looking at values: what serves a model asks a Client, which
+        takes the same arguments. Decimals, times and dates have Python's own types.
+        """
+        [(kind, names)] = asked_features(features)
+        columns = online.entity_columns(entity_rows)
+        entities = [self._entity(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+        rows: list[Any] = []
+        for first in range(0, len(entities), ENTITIES_MAX):
+            asked = [a for e in entities[first : first + ENTITIES_MAX] for a in ("--entity", e)]
+            rows += self._json("get", f"--{kind}={names}", *asked)
+        dtypes = {f"{v.name}:{f.name}": f.dtype for v in self.list_feature_views() for f in v.features}
+        return online.of_rows(columns, rows, dtypes, full_feature_names)
+
+    def _entity(self, keys: Mapping[str, Any]) -> str:
+        """An entity as the command line has it."""
+        parts = []
+        for name, value in keys.items():
+            text = str(online.encode(value)) if not isinstance(value, (str, int)) else str(value)
+            if "," in text:
+                raise LoamError(f"join key {name} has a comma, which a command line can't: ask a Client")
+            parts.append(f"{name}={text}")
+        return ",".join(parts)
 
     def list_entities(self) -> list[Entity]:
         """The entities of the project."""
@@ -109,22 +154,3 @@ class Store:
 
     def _json(self, command: str, *arguments: str) -> Any:
         return json.loads(program.run(self.binary, ["-C", str(self.path), command, "--json", *arguments]))
-
-
-def _features(features: str | FeatureService | Sequence[str | FeatureView]) -> list[str]:
-    if isinstance(features, FeatureService):
-        return ["--service", features.name]
-    if isinstance(features, str):
-        if ":" in features:
-            raise LoamError(f"features={features!r} is the name of a feature service; give features as a list: [{features!r}]")
-        return ["--service", features]
-    names = [f"{f.name}:*" if isinstance(f, FeatureView) else f for f in features]
-    if not names:
-        raise LoamError("there is no feature to get: name some, such as view:feature or view:*")
-    return ["--features", ",".join(names)]
-
-
-def _rfc3339(t: datetime) -> str:
-    if t.tzinfo is None:
-        t = t.replace(tzinfo=timezone.utc)
-    return t.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
