@@ -381,3 +381,19 @@ func TestDecimalText(t *testing.T) {
 		}
 	}
 }
+
+// More entities than go to DuckDB at once are compared, too.
+func TestOnlineManyEntities(t *testing.T) {
+	w := newOnlineWorld(t)
+	var changes []change
+	for i := range textRowsPart + 100 {
+		changes = append(changes, change{a: fmt.Sprint("k", i), b: 1, at: 1000, topic: "thing.v1", offset: int64(i), values: map[string]any{"s": "A"}})
+	}
+	w.take(true, false, changes...)
+	w.build("all")
+	r := w.verifyOnline("all", Options{})
+	cleanOnline(t, r)
+	if r.Entities != textRowsPart+100 {
+		t.Errorf("%d entities", r.Entities)
+	}
+}

@@ -113,19 +113,22 @@ func (c *onlineCheck) expect(ctx context.Context, table *textRows, at sides) (in
 		}
 	}
 	var entities int64
-	err := c.db.Arrow(ctx, sql.Render("SELECT {items} FROM verify_served", sql.Args{"items": sql.Join(", ", items)}),
-		func(r array.RecordReader) error {
-			for r.Next() {
-				batch := r.RecordBatch()
-				for row := range int(batch.NumRows()) {
-					if err := c.expectRow(ctx, table, batch, row, at); err != nil {
-						return err
+	read := func() error {
+		return c.db.Arrow(ctx, sql.Render("SELECT {items} FROM verify_served", sql.Args{"items": sql.Join(", ", items)}),
+			func(r array.RecordReader) error {
+				for r.Next() {
+					batch := r.RecordBatch()
+					for row := range int(batch.NumRows()) {
+						if err := c.expectRow(ctx, table, batch, row, at); err != nil {
+							return err
+						}
 					}
+					entities += batch.NumRows()
 				}
-				entities += batch.NumRows()
-			}
-			return nil
-		})
+				return nil
+			})
+	}
+	err := whileReading(ctx, read, table)
 	return entities, err
 }
 

@@ -18,6 +18,8 @@ type textRows struct {
 	schema  *arrow.Schema
 	builder *array.RecordBuilder
 	rows    int
+	held    bool // a result of the same DuckDB is being read, which takes nothing else meanwhile
+	parts   []arrow.RecordBatch
 }
 
 // textRowsPart is how many rows go to DuckDB at once.
@@ -55,11 +57,38 @@ func (t *textRows) add(ctx context.Context) error {
 	return t.flush(ctx)
 }
 
-// flush moves the rows so far to the table.
+// flush moves the rows so far to the table, unless they are held.
 func (t *textRows) flush(ctx context.Context) error {
-	batch := t.builder.NewRecordBatch()
-	defer batch.Release()
+	t.parts = append(t.parts, t.builder.NewRecordBatch())
 	t.rows = 0
+	if t.held {
+		return nil
+	}
+	for len(t.parts) > 0 {
+		if err := t.insert(ctx, t.parts[0]); err != nil {
+			return err
+		}
+		t.parts[0].Release()
+		t.parts = t.parts[1:]
+	}
+	return nil
+}
+
+// whileReading reads a result of the tables' DuckDB, whose rows may be added to them. They go there once it has been read.
+func whileReading(ctx context.Context, read func() error, tables ...*textRows) error {
+	for _, t := range tables {
+		t.held = true
+	}
+	err := read()
+	for _, t := range tables {
+		if t.held = false; err == nil {
+			err = t.flush(ctx)
+		}
+	}
+	return err
+}
+
+func (t *textRows) insert(ctx context.Context, batch arrow.RecordBatch) error {
 	part := t.table + "_part"
 	if err := t.db.ImportBatches(ctx, part, t.schema, []arrow.RecordBatch{batch}); err != nil {
 		return err
@@ -74,4 +103,9 @@ func (t *textRows) flush(ctx context.Context) error {
 	return nil
 }
 
-func (t *textRows) close() { t.builder.Release() }
+func (t *textRows) close() {
+	for _, b := range t.parts {
+		b.Release()
+	}
+	t.builder.Release()
+}

@@ -144,21 +144,24 @@ func (w *wantedTiles) each(ctx context.Context, items sql.Fragment, where, group
 	statement := sql.Render("SELECT {key}, {items} FROM verify_tile_events WHERE {where} GROUP BY {key} {group}", sql.Args{
 		"key": sql.Idents("", w.joins), "items": items, "where": sql.Fragment(where), "group": sql.Fragment(group),
 	})
-	return w.db.Arrow(ctx, statement, func(r array.RecordReader) error {
-		for r.Next() {
-			batch := r.RecordBatch()
-			for row := range int(batch.NumRows()) {
-				keys := make([]string, n)
-				for i := range keys {
-					keys[i] = valueText(batch.Column(i), row)
-				}
-				if err := use(joinEntity(w.entity.Name, keys), batch, n, row); err != nil {
-					return err
+	read := func() error {
+		return w.db.Arrow(ctx, statement, func(r array.RecordReader) error {
+			for r.Next() {
+				batch := r.RecordBatch()
+				for row := range int(batch.NumRows()) {
+					keys := make([]string, n)
+					for i := range keys {
+						keys[i] = valueText(batch.Column(i), row)
+					}
+					if err := use(joinEntity(w.entity.Name, keys), batch, n, row); err != nil {
+						return err
+					}
 				}
 			}
-		}
-		return nil
-	})
+			return nil
+		})
+	}
+	return whileReading(ctx, read, w.parts, w.entities)
 }
 
 // whole is a value of a column of whole numbers, and "" where it is null.
