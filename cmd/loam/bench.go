@@ -7,7 +7,10 @@ import (
 	"io"
 	"os"
 	"runtime/pprof"
+	"slices"
+	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/loamdata/loam/feature"
@@ -22,7 +25,7 @@ func (a *app) benchCommand() *cobra.Command {
 		Example: "  loam bench history --keys 5000 --batches 5",
 		Args:    noArguments,
 	}
-	c.AddCommand(a.benchHistoryCommand())
+	c.AddCommand(a.benchHistoryCommand(), a.benchOnlineCommand())
 	return c
 }
 
@@ -59,6 +62,69 @@ that --dir is on. Beside each batch it appends the same rows to a plain Iceberg 
 	f.Uint64Var(&o.Seed, "seed", 1, "seed of what is made up")
 	f.StringVar(&profile, "cpu-profile", "", "write a profile of the process to this file, for `go tool pprof`")
 	return c
+}
+
+func (a *app) benchOnlineCommand() *cobra.Command {
+	var o bench.OnlineOptions
+	var profile string
+	c := &cobra.Command{
+		Use:   "online",
+		Short: "Measure look-ups of online values",
+		Long: `bench online fills Redis with made-up contacts and measures look-ups of them: by HMGET alone, through the Go package, over HTTP from
+loam serve, and from a running Feast server where --feast names one that has the same features. The ways take turns. What it wrote to
+Redis it removes; without --redis it is one inside this process, which tells nothing of a real one.`,
+		Example: "  loam bench online --contacts 1000 --events 1000 --lookups 200 --entities 1,10 --concurrency 1",
+		Args:    noArguments,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if o.Contacts < 1 || o.Contacts > 1_000_000 || o.Events < 0 || o.Rounds < 1 || o.Lookups < o.Rounds || slices.Min(append(o.Entities, o.Concurrency...)) < 1 {
+				return misused("--contacts is between 1 and 1000000, --rounds, --entities and --concurrency are above 0, and --lookups is not below --rounds")
+			}
+			return profiled(profile, func() error { return a.benchOnline(c.Context(), o) })
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.Redis, "redis", "", "host:port of the Redis to measure")
+	f.StringVar(&o.Feast, "feast", "", "address of a running Feast server, such as http://127.0.0.1:6567")
+	f.IntVar(&o.Contacts, "contacts", 100_000, "contacts that Redis is filled with")
+	f.IntVar(&o.Events, "events", 500_000, "events that their windows are made of")
+	f.IntVar(&o.Lookups, "lookups", 100_000, "look-ups of each way in each cell")
+	f.DurationVar(&o.Seconds, "for", 10*time.Second, "end a way's look-ups in a cell after this time all the same")
+	f.IntSliceVar(&o.Entities, "entities", []int{1, 10, 100}, "entities of a look-up")
+	f.IntSliceVar(&o.Concurrency, "concurrency", []int{1, 16}, "look-ups at once")
+	f.IntVar(&o.Rounds, "rounds", 4, "rounds in which the ways take turns in a cell")
+	f.Uint64Var(&o.Seed, "seed", 1, "seed of what is made up")
+	f.StringVar(&profile, "cpu-profile", "", "write a profile of the process to this file, for `go tool pprof`")
+	return c
+}
+
+func (a *app) benchOnline(ctx context.Context, o bench.OnlineOptions) error {
+	dir, err := os.MkdirTemp("", "loam-bench-")
+	if err != nil {
+		return fmt.Errorf("make a folder to measure in: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	if o.Loam, err = os.Executable(); err != nil {
+		return fmt.Errorf("find the binary: %w", err)
+	}
+	if o.Redis == "" {
+		m, err := miniredis.Run()
+		if err != nil {
+			return fmt.Errorf("start a Redis in this process: %w", err)
+		}
+		defer m.Close()
+		o.Redis = m.Addr()
+	}
+	o.Dir, o.Progress = dir, a.err
+	o.Load = func(dir string) (*feature.Project, error) { return loadProject(ctx, dir) }
+	r, err := bench.Online(ctx, o)
+	if err != nil {
+		return err
+	}
+	return a.result(r, func(w io.Writer) {
+		for _, s := range r.Skipped {
+			fmt.Fprintf(w, "left out: %s\n", s)
+		}
+	})
 }
 
 // profiled runs work, and writes its CPU profile to the file unless that is "".
