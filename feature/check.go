@@ -25,6 +25,7 @@ func (l *loader) check(expr CheckExpr) {
 			l.checkOnDemand(v, expr)
 		}
 	}
+	l.checkFeastFields()
 	for _, s := range l.services {
 		refs, err := p.Resolve(s.features)
 		if err != nil {
@@ -108,6 +109,9 @@ func (l *loader) checkView(v *View, expr CheckExpr) {
 	}
 	for i := range v.Features {
 		l.checkFeature(v, &v.Features[i], stream, expr)
+	}
+	if v.Layout == FeastLayout && entity != nil {
+		l.checkFeast(v, entity, stream)
 	}
 }
 

@@ -114,6 +114,7 @@ func (p *Project) ViewDefinition(v *View) Definition {
 		return p.onDemandDefinition(v)
 	}
 	body := map[string]any{"name": v.Name, "entity": v.Entity, "stream": v.Stream, "ttl": FormatDuration(v.TTL)}
+	put(body, "layout", v.Layout, v.Layout != LoamLayout)
 	if e := p.Entity(v.Entity); e != nil {
 		body["join_keys"] = e.JoinKeys
 	}

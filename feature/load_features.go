@@ -65,6 +65,7 @@ func (l *loader) readView(r *reader, n *yaml.Node, field string) {
 	v := &View{At: r.place(n)}
 	seen := r.mapping(n, field, fields{
 		"name": r.str(&v.Name), "entity": r.str(&v.Entity), "stream": r.str(&v.Stream), "ttl": r.duration(&v.TTL),
+		"layout": enum(r, &v.Layout, FeastLayout),
 		"features": func(n *yaml.Node, field string) {
 			r.sequence(n, field, func(n *yaml.Node, field string) { l.readFeature(r, n, field, v) })
 		},
@@ -91,6 +92,8 @@ func (l *loader) readView(r *reader, n *yaml.Node, field string) {
 		r.problem(n, field, "the view has no features", "list features (columns of a state stream) or aggregates (windows over events or history)")
 	case hasAggregates && seen["ttl"] != nil:
 		r.problem(seen["ttl"], field+".ttl", "a windowed view has no ttl: its windows end by themselves", "remove it")
+	case hasAggregates && seen["layout"] != nil:
+		r.problem(seen["layout"], field+".layout", "the values of a windowed view change without an event, which nothing in Feast's layout tells", "remove it")
 	}
 	// Kept in spite of problems, so that references to it don't cause more of them.
 	l.project.Views = append(l.project.Views, v)

@@ -96,7 +96,7 @@ func (l *loader) readRequestColumn(r *reader, n *yaml.Node, field string, o *OnD
 
 // onDemandKeys holds the other keys of an on-demand view to what it can have.
 func (r *reader) onDemandKeys(n *yaml.Node, field string, seen map[string]*yaml.Node) {
-	for _, key := range []string{"entity", "stream", "ttl", "aggregates"} {
+	for _, key := range []string{"entity", "stream", "ttl", "layout", "aggregates"} {
 		if seen[key] != nil {
 			r.problem(seen[key], field+"."+key, "a view on demand has none of its own: what it needs are the entities of its inputs", "remove it")
 		}

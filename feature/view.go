@@ -122,6 +122,7 @@ type View struct {
 	Features   []Feature
 	Aggregates []Aggregate
 	OnDemand   *OnDemand // nil but for views on demand
+	Layout     Layout    // of its values in Redis
 	At         Place
 }
 
@@ -199,15 +200,14 @@ func (a Aggregate) Type(s *Stream) Type {
 	return c.Type
 }
 
-// Unserved says why there are no values of a view in the online store, such as "windowed views are not served online yet"; "" where it has some.
+// Unserved says why there are no values of a view in the online store, such as "views windowed over history are for training sets
+// alone"; "" where it has some.
 func (p *Project) Unserved(v *View) string {
 	switch {
 	case v.OnDemand != nil:
 		return "a view on demand has no values of its own, they are computed when they are asked for"
 	case v.Windowed() && p.Stream(v.Stream).Kind == StateStream:
 		return "views windowed over history are for training sets alone"
-	case v.Windowed():
-		return "windowed views are not served online yet"
 	}
 	return ""
 }

@@ -150,6 +150,18 @@ func (r *Reading) Spanning(s Span) *Reading {
 	return &narrow
 }
 
+// Above narrows a reading of a log to the files that may hold rows at an offset or behind it.
+func (r *Reading) Above(offset int64) *Reading {
+	narrow := *r
+	files := iceberg.GreaterThanEqual(iceberg.Reference(feature.ColOffset), offset)
+	if narrow.files != nil {
+		narrow.files = iceberg.NewAnd(narrow.files, files)
+	} else {
+		narrow.files = files
+	}
+	return &narrow
+}
+
 // LogView makes a view of that name over the log, with these columns, or all where columns is nil. With positions it
 // has the columns loam_file and loam_row, too, and the rows that are to be read again by position may be read from a
 // view made by the same call.

@@ -41,10 +41,13 @@ func worldOf(t *testing.T, s *Store, p *feature.Project, patches bool) *liveWorl
 	return w
 }
 
-// eachWorld runs a test on each store, with full states and with patches.
+// eachWorld runs a test on each store, with full states, in loam's layout and in Feast's, and with patches.
 func eachWorld(t *testing.T, test func(t *testing.T, s *Store, w *liveWorld)) {
 	t.Run("states", func(t *testing.T) {
 		eachStore(t, func(t *testing.T, s *Store) { test(t, s, newLiveWorld(t, s)) })
+	})
+	t.Run("feast", func(t *testing.T) {
+		eachStore(t, func(t *testing.T, s *Store) { test(t, s, worldOf(t, s, loadFiles(t, testProject, feastViews), false)) })
 	})
 	t.Run("patches", func(t *testing.T) {
 		eachStore(t, func(t *testing.T, s *Store) { test(t, s, worldOf(t, s, loadFiles(t, patchProject, patchViews), true)) })
@@ -138,6 +141,9 @@ func (w *liveWorld) served(view string) map[string]string {
 	ctx := context.Background()
 	all, err := w.store.Generations(ctx, view)
 	w.fatal(err)
+	if v := w.project.View(view); v.Layout == feature.FeastLayout {
+		return feastServed(w.t, w.store, w.project, view)
+	}
 	prefix := keyPrefix(w.store.project, view, all.Current)
 	keys, err := w.store.redis.Keys(ctx, globEscape(prefix)+"*").Result()
 	w.fatal(err)

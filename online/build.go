@@ -37,9 +37,14 @@ const poll = 25 * time.Millisecond
 //     both. Every write is guarded by its order, which makes both harmless.
 //  4. A worker that starts meanwhile may mark a partition beyond the snapshot: what lies between is read from the log.
 //
-// Of a build that fails nothing is left.
+// Where a change that comes twice isn't harmless, in a windowed view, it is done another way; see buildTiles. Of a build that
+// fails nothing is left.
 func (w *ViewWriter) Build(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, error) {
-	g, err := w.build(ctx, l, o)
+	build := w.build
+	if w.tiles != nil {
+		build = w.buildTiles
+	}
+	g, err := build(ctx, l, o)
 	if err != nil {
 		if g.Number > 0 {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
@@ -56,6 +61,11 @@ func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 	if err != nil {
 		return g, err
 	}
+	if w.feast != nil {
+		if err := w.beginFeast(ctx, &g); err != nil {
+			return g, err
+		}
+	}
 	step.At(step.GenerationEntered)
 	if err := w.awaitWorkers(ctx, &g); err != nil {
 		return g, err
@@ -64,8 +74,20 @@ func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 	if err != nil {
 		return g, err
 	}
+	if w.feast != nil {
+		if err := w.takeOver(ctx); err != nil {
+			return g, err
+		}
+		w.past = pastOf(offsets)
+	}
 	if err := w.fill(ctx, g, reading, o); err != nil {
 		return g, err
+	}
+	if w.feast != nil {
+		if err := w.sweepFeast(ctx, g.Number, w.past); err != nil {
+			return g, err
+		}
+		w.past = nil
 	}
 	step.At(step.GenerationFilled)
 	for p, at := range offsets.Partitions {

@@ -3,6 +3,8 @@ package online
 import (
 	"context"
 	"fmt"
+
+	"github.com/loamdata/loam/feature"
 )
 
 // Forget removes all generations of a view, those that are building, too, so that the view is built anew from what the lake
@@ -16,6 +18,11 @@ func (s *Store) Forget(ctx context.Context, view string) error {
 		return err
 	}
 	for _, g := range all.All {
+		if g.Layout == feature.FeastLayout {
+			if err := s.clearFeastView(ctx, view, g.Features); err != nil {
+				return err
+			}
+		}
 		if err := s.remove(ctx, view, g); err != nil {
 			return err
 		}

@@ -35,6 +35,11 @@ type Generation struct {
 	Base       map[string]int64 `json:"base"` // offsets of the snapshot that it was built from, by <topic>:<partition>
 	Runs       []string         `json:"runs"` // run ids of the masters it was built on
 	BuiltAt    time.Time        `json:"built_at"`
+	// Layout and Features are of views in Feast's layout, whose hashes a later generation writes over.
+	Layout   feature.Layout `json:"layout,omitempty"`
+	Features []string       `json:"features,omitempty"`
+	// Others is how many rows of the base of a windowed view came of files and redrives, of which offsets don't tell.
+	Others int64 `json:"others,omitempty"`
 	// Marks are the offsets up to which the partitions are written. One of a building generation says where a worker
 	// began to write it; a file has one only while it is being backfilled.
 	Marks  map[feature.Partition]int64 `json:"-"`
@@ -273,6 +278,11 @@ func (s *Store) Switch(ctx context.Context, view string, g Generation) error {
 	}
 	for _, old := range all.All {
 		if old.Number < g.Number {
+			if old.Layout != g.Layout && old.Layout == feature.FeastLayout {
+				if err := s.clearFeastView(ctx, view, old.Features); err != nil {
+					return err
+				}
+			}
 			if err := s.remove(ctx, view, old); err != nil {
 				return err
 			}

@@ -11,8 +11,8 @@ import (
 	"github.com/loamdata/loam/lake"
 )
 
-// Live writes the attribute views of a project from the batches of its streams, as they are consumed. It is not safe for
-// concurrent use.
+// Live writes the views of a project from the batches of its streams, as they are consumed. It is not safe for concurrent
+// use.
 //
 // A generation's marks tell what it lacks: where a batch begins behind a mark, because Redis was away or the process
 // ended, the rows between are read from the log and written first. So batches may be skipped, and are then caught up.
@@ -20,11 +20,13 @@ type Live struct {
 	store *Store
 	lake  *lake.Lake
 	views map[string][]*ViewWriter // by stream
+	// owed are the windowed views whose generation of that number, or an older one, lacked rows of files when this began.
+	owed map[string]int64
 }
 
-// NewLive makes the writer of all attribute views of the project; those of other kinds are left out.
+// NewLive makes the writer of all views of the project that are served.
 func NewLive(ctx context.Context, s *Store, l *lake.Lake, p *feature.Project) (*Live, error) {
-	live := &Live{store: s, lake: l, views: map[string][]*ViewWriter{}}
+	live := &Live{store: s, lake: l, views: map[string][]*ViewWriter{}, owed: map[string]int64{}}
 	for _, v := range p.Views {
 		if p.Unserved(v) != "" {
 			continue
@@ -64,6 +66,9 @@ func (l *Live) targets(ctx context.Context, w *ViewWriter) ([]Generation, error)
 func (l *Live) Begin(ctx context.Context, streams []*feature.Stream, file feature.Partition, starts map[string]int64) error {
 	for _, s := range streams {
 		for _, w := range l.views[s.Name] {
+			if w.tiles != nil {
+				continue // see Owe
+			}
 			targets, err := l.targets(ctx, w)
 			if err != nil {
 				return err
@@ -89,7 +94,11 @@ func (l *Live) Write(ctx context.Context, b *feature.Batch) (int, error) {
 	}
 	written := 0
 	for _, w := range l.views[b.Stream.Name] {
-		n, err := l.writeView(ctx, w, b)
+		write := l.writeView
+		if w.tiles != nil {
+			write = l.writeTiles
+		}
+		n, err := write(ctx, w, b)
 		if err != nil {
 			return written, err
 		}
@@ -184,6 +193,15 @@ func (l *Live) settle(ctx context.Context, w *ViewWriter) error {
 		for p, at := range offsets.Partitions {
 			ends[p] = at.Next
 		}
+		if w.tiles != nil {
+			if err := w.raiseTiles(ctx, l.lake, g, ends); err != nil {
+				return err
+			}
+			if g.owes() {
+				l.owed[w.view.Name] = g.Number
+			}
+			continue
+		}
 		var files []feature.Partition
 		for p := range g.Marks {
 			if feature.Live(p.Topic) {
@@ -236,10 +254,14 @@ func (l *Live) CatchUp(ctx context.Context, positions map[string]map[feature.Par
 				return err
 			}
 			for _, g := range targets {
-				if g.State != Ready {
+				if g.State != Ready || w.fromLog() {
 					continue
 				}
-				if err := l.raise(ctx, w, g, positions[stream]); err != nil {
+				raise := l.raise
+				if w.tiles != nil {
+					raise = l.raiseTiles
+				}
+				if err := raise(ctx, w, g, positions[stream]); err != nil {
 					return err
 				}
 			}
@@ -261,7 +283,11 @@ func (l *Live) Join(ctx context.Context, worker string, positions map[string]map
 				if g.State != Building || slices.Contains(g.Joined, worker) {
 					continue
 				}
-				if err := l.store.join(ctx, w.view.Name, g, worker, positions[stream]); err != nil {
+				from := positions[stream]
+				if w.tiles != nil {
+					from = nil // the base says from where on it is written
+				}
+				if err := l.store.join(ctx, w.view.Name, g, worker, from); err != nil {
 					return err
 				}
 			}
@@ -270,7 +296,8 @@ func (l *Live) Join(ctx context.Context, worker string, positions map[string]map
 	return nil
 }
 
-// Missing are the views that have no generation that can be read: those to build.
+// Missing are the views that have no generation that can be read, and windowed views whose generation lacks what a backfill or
+// redrive that was cut off has taken, as [Live.Settle] found it: those to build.
 func (l *Live) Missing(ctx context.Context) ([]string, error) {
 	var missing []string
 	for _, views := range l.views {
@@ -279,7 +306,8 @@ func (l *Live) Missing(ctx context.Context) ([]string, error) {
 			if err != nil {
 				return nil, err
 			}
-			if _, ok := l.store.Usable(all, w.hash); !ok {
+			owed, owes := l.owed[w.view.Name]
+			if g, ok := l.store.Usable(all, w.hash); !ok || owes && g.Number <= owed {
 				missing = append(missing, w.view.Name)
 			}
 		}

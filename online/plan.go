@@ -20,8 +20,8 @@ type Plan struct {
 	views   []*planView
 	demands []*demand
 	request []RequestColumn // that demands read
-	given   []Feature // where features are on demand: what a row that is given is before it is computed
-	places  []int     // by its column: that of the row that is read, -1 for what is computed
+	given   []Feature       // where features are on demand: what a row that is given is before it is computed
+	places  []int           // by its column: that of the row that is read, -1 for what is computed
 }
 
 // planView is what is read of one view.
@@ -140,7 +140,7 @@ func (c *Client) planView(name string) (*planView, error) {
 	}
 	view := c.project.View(name)
 	v := &planView{
-		viewRead:   &viewRead{view: view, entity: c.project.Entity(view.Entity), stream: c.project.Stream(view.Stream)},
+		viewRead:   &viewRead{project: c.store.project, view: view, entity: c.project.Entity(view.Entity), stream: c.project.Stream(view.Stream)},
 		servedView: c.views[name],
 	}
 	for _, k := range joinKeys(v.entity) {
@@ -405,4 +405,15 @@ func (c *Client) Read(ctx context.Context, refs []feature.Ref, entities []map[st
 		return nil, err
 	}
 	return r.Rows, nil
+}
+
+// Entity gives the join keys of entities in a view that is read, in the order of their names: of each the values, as they stand
+// in keys.
+func (p *Plan) Entity(view string, e Entities) [][]string {
+	i := slices.IndexFunc(p.views, func(v *planView) bool { return v.view.Name == view })
+	keys, err := p.canonical(e)
+	if i < 0 || err != nil {
+		return nil // they have not been read
+	}
+	return keys[i]
 }

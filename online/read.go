@@ -69,11 +69,12 @@ type Seen struct {
 	View       string
 	Generation int64
 	Order      string            // _v as it stands in the hash, "" without one
-	Guards     map[string]string // other guards as they stand there: of a patch stream by column, and _d
+	Guards     map[string]string // other guards as they stand there: of a patch stream by column, and _d; of a windowed view by partition, the next offset
 }
 
 // viewRead is a view of which features are read.
 type viewRead struct {
+	project  string
 	view     *feature.View
 	entity   *feature.Entity
 	stream   *feature.Stream
@@ -104,6 +105,12 @@ const (
 
 // layoutOf is the layout of a view.
 func layoutOf(v *viewRead) layout {
+	if v.view.Layout == feature.FeastLayout {
+		return newFeastHashes(v, newFeastView(v.project, v.view, v.entity, v.stream))
+	}
+	if v.view.Windowed() {
+		return newTiled(v)
+	}
 	if columns := viewColumns(v.view, v.stream); columns != nil {
 		return newPatches(v, columns)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,15 +46,22 @@ type entityWrite struct {
 	patch   *patchWrite // of a patch stream, in place of deleted and values
 }
 
-// ViewWriter writes one attribute view. It is not safe for concurrent use.
+// ViewWriter writes one view. It is not safe for concurrent use.
 type ViewWriter struct {
 	store   *Store
 	view    *feature.View
 	entity  *feature.Entity
 	stream  *feature.Stream
-	hash    string       // of the view's definition
-	columns []viewColumn // that the view reads of a patch stream; none where events carry the whole state
-	db      *sql.DB      // evaluates expressions; nil where every feature is a column
+	hash    string                  // of the view's definition
+	columns []viewColumn            // that the view reads of a patch stream; none where events carry the whole state
+	feast   *feastView              // where the view is in Feast's layout
+	past    func(guard string) bool // while a generation in Feast's layout is filled
+	db      *sql.DB                 // evaluates expressions; nil where every feature is a column
+
+	// Of a windowed view:
+	tiles     *tilePlan // nil of others
+	tileCalls int       // how many entities go into a pipeline
+	clock     func() time.Time
 }
 
 // NewViewWriter makes a writer of a view of the project.
@@ -64,7 +72,13 @@ func NewViewWriter(ctx context.Context, s *Store, p *feature.Project, view *feat
 	w := &ViewWriter{
 		store: s, view: view, entity: p.Entity(view.Entity), stream: p.Stream(view.Stream), hash: p.ViewDefinition(view).Hash,
 	}
+	if view.Windowed() {
+		return w, w.openTiles(ctx, p)
+	}
 	w.columns = viewColumns(view, w.stream)
+	if view.Layout == feature.FeastLayout {
+		w.feast = newFeastView(s.project, view, w.entity, w.stream)
+	}
 	for _, f := range view.Features {
 		if f.SQL != "" && w.db == nil {
 			var err error
@@ -122,6 +136,9 @@ func (w *ViewWriter) Write(ctx context.Context, generations []int64, rows []arro
 	for _, e := range newest {
 		writes = append(writes, e)
 	}
+	if w.feast != nil && len(generations) > 0 {
+		generations = []int64{slices.Max(generations)} // they share their hashes
+	}
 	for _, g := range generations {
 		if err := w.send(ctx, g, writes); err != nil {
 			return 0, fmt.Errorf("write feature view %s: %w", w.view.Name, err)
@@ -139,7 +156,13 @@ func (w *ViewWriter) evaluate(ctx context.Context, batch arrow.RecordBatch) ([]a
 	if err := w.db.ImportBatches(ctx, "batch", batch.Schema(), []arrow.RecordBatch{batch}); err != nil {
 		return nil, err
 	}
-	return w.db.Collect(ctx, sql.Render("SELECT {columns} FROM batch", sql.Args{"columns": selection(w.view, w.stream)}))
+	columns := sql.Fragment("")
+	if w.tiles != nil {
+		columns = w.tiles.selection()
+	} else {
+		columns = selection(w.view, w.stream)
+	}
+	return w.db.Collect(ctx, sql.Render("SELECT {columns} FROM batch", sql.Args{"columns": columns}))
 }
 
 // featureColumn is the column of a feature in what expressions are evaluated to: features may share names with columns.
@@ -218,6 +241,14 @@ func (w *ViewWriter) each(batch arrow.RecordBatch, yield func(*entityWrite)) err
 		switch {
 		case w.columns != nil:
 			e.patch = w.patchOf(e, present, features, i)
+		case w.feast != nil && !e.deleted:
+			for j, f := range features {
+				value := []byte{} // of a null
+				if f.IsValid(i) {
+					value = appendFeastValue(value, f, i)
+				}
+				e.values = append(e.values, w.feast.fields[j], value)
+			}
 		case !e.deleted:
 			for j, f := range features {
 				if f.IsValid(i) {
@@ -249,6 +280,9 @@ func (w *ViewWriter) script() *redis.Script {
 
 // send makes guarded writes to one generation.
 func (w *ViewWriter) send(ctx context.Context, generation int64, writes []*entityWrite) error {
+	if w.feast != nil {
+		return w.sendFeast(ctx, generation, writes, w.past)
+	}
 	prefix := keyPrefix(w.store.project, w.view.Name, generation)
 	for len(writes) > 0 {
 		part := writes[:min(len(writes), pipelineCalls)]

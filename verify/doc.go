@@ -5,6 +5,8 @@
 // counts and the promise that no position and no event is in it twice. [Online] holds what Redis has of an attribute view
 // against what the log says is served; over a patch stream that is a change for each column.
 //
+// [Served] recomputes what the log of served features says was served, at the positions that it rests on.
+//
 // [Dataset] recomputes rows of a training set from the logs that its card names. There DuckDB evaluates expressions alone:
 // files are read by parquet-go, and what a label sees is found by loops.
 //

@@ -37,7 +37,8 @@ type onlineCheck struct {
 	joins   []string // the entity's join keys in the order of Redis' keys
 }
 
-// Online compares what Redis holds of an attribute view with what the log says is served: of every entity the order _v
+// Online compares what Redis holds of a view with what the log says is served. Of a windowed view see tileCheck. Of an
+// attribute view it compares with what the log says is served: of every entity the order _v
 // and event time _et of its last change, its tombstone, and every feature's value as text; of a view over a patch stream
 // also the guard of each column that it reads, and the last delete.
 //
@@ -73,12 +74,16 @@ func (c *onlineCheck) run(ctx context.Context) error {
 		return err
 	}
 	defer c.db.Close()
-	unsettled, err := c.compare(ctx, nil)
+	compare := c.compare
+	if c.view.Windowed() {
+		compare = newTileCheck(c).compare
+	}
+	unsettled, err := compare(ctx, nil)
 	for err == nil && len(unsettled) > 0 && c.options.Wait != nil && c.report.Compared < comparisonsMax {
 		if err = c.options.Wait(ctx); err != nil {
 			return fmt.Errorf("wait for the next commit: %w", err)
 		}
-		unsettled, err = c.compare(ctx, unsettled)
+		unsettled, err = compare(ctx, unsettled)
 	}
 	if err != nil {
 		return err
@@ -199,6 +204,12 @@ func (c *onlineCheck) loadHashes(ctx context.Context, generation int64, only []s
 	defer table.close()
 	prefix := c.keyPrefix(generation)
 	next := nextOffsets(offsets)
+	if c.feast() {
+		if err := c.loadFeast(ctx, table, generation, only, next); err != nil {
+			return err
+		}
+		return table.flush(ctx)
+	}
 	fields := map[string]int{online.FieldOrder: colOrder, online.FieldEventTime: colAt, online.FieldDeleted: colDeleted}
 	for i, f := range c.view.Features {
 		fields[f.Name] = colFeatures + i

@@ -65,6 +65,11 @@ func onlineWorldOf(t *testing.T, payload feature.Payload) *onlineWorld {
 			{Name: "short", Entity: "thing", Stream: "thing", TTL: time.Hour, Features: plain[:1]},
 		},
 	}
+	if !patches {
+		w.project.Views = append(w.project.Views, &feature.View{Name: "feast", Entity: "thing", Stream: "thing", Layout: feature.FeastLayout, Features: []feature.Feature{
+			typed("s"), typed("x"), typed("day"), typed("yes"), typed("u"), typed("j"), {Name: "m", Type: feature.Type{Kind: feature.String}, SQL: "m::VARCHAR"},
+		}})
+	}
 	address := os.Getenv("LOAM_TEST_REDIS")
 	if address == "" {
 		m := miniredis.RunT(t)
@@ -159,8 +164,13 @@ func onlineRandom(t *testing.T, w *onlineWorld, patches bool) {
 	r := random(t)
 	changes := randomChanges(r, 200, patches)
 	w.take(true, false, changes[:80]...)
-	w.build("all")
-	w.build("calc")
+	views := []string{"all", "calc"}
+	if !patches {
+		views = append(views, "feast")
+	}
+	for _, view := range views {
+		w.build(view)
+	}
 	for left := changes[80:]; len(left) > 0; {
 		n := min(1+r.IntN(60), len(left))
 		w.take(true, true, left[:n]...)
@@ -170,7 +180,7 @@ func onlineRandom(t *testing.T, w *onlineWorld, patches bool) {
 	for _, c := range changes {
 		entities[fmt.Sprint(c.a, "|", c.b)] = true
 	}
-	for _, view := range []string{"all", "calc"} {
+	for _, view := range views {
 		for _, buckets := range []int{0, 3} {
 			report := w.verifyOnline(view, Options{Buckets: buckets})
 			cleanOnline(t, report)

@@ -59,7 +59,11 @@ const (
 	MissingEntity Kind = "missing_entity" // the lake serves an entity that Redis lacks
 	ExtraEntity   Kind = "extra_entity"   // Redis has an entity that the lake doesn't know
 	WrongGuard    Kind = "wrong_guard"    // its order, or that of a column, is another change's
+	WrongTile     Kind = "wrong_tile"     // a tile of a windowed view, or the values of a distinct, are other than its events make
 	WrongValue    Kind = "wrong_value"    // a value, event time or tombstone differs
+
+	// Of what was served.
+	WrongServed Kind = "wrong_served" // a value, or its status, is another than the log makes of it for that time
 )
 
 // Finding is one thing that is not as it must be.

@@ -142,9 +142,11 @@ func (c *onlineCheck) expectRow(ctx context.Context, table *textRows, batch arro
 		Partition: int32(batch.Column(n + 2).(*array.Int64).Value(row)), Offset: batch.Column(n + 3).(*array.Int64).Value(row),
 	}
 	table.set(colEntity, joinEntity(c.entity.Name, keys))
-	table.set(colAt, fmt.Sprint(eventTime))
+	if !c.feast() || !batch.Column(n+5).(*array.Boolean).Value(row) { // a tombstone there is a guard alone
+		table.set(colAt, fmt.Sprint(eventTime))
+	}
 	table.set(colPosition, position.String())
-	if c.view.TTL > 0 && c.report.At.UnixMicro()-eventTime > c.view.TTL.Microseconds() {
+	if c.view.TTL > 0 && !c.feast() && c.report.At.UnixMicro()-eventTime > c.view.TTL.Microseconds() {
 		table.set(colOld, "1")
 	}
 	if c.patches() {

@@ -106,6 +106,7 @@ func (a *app) backfill(ctx context.Context, paths []string, o backfillOptions) e
 				return err
 			}
 			defer b.live.Close()
+			b.store = store
 			if err := b.live.Settle(ctx); err != nil {
 				return err
 			}
@@ -142,6 +143,9 @@ func (a *app) backfill(ctx context.Context, paths []string, o backfillOptions) e
 	if b.full != nil {
 		said, err = b.finish(ctx, l)
 	}
+	if err == nil {
+		err = a.payFiles(ctx, b, files)
+	}
 	report := b.did.report()
 	report.Extract = said
 	failed := a.result(report, func(w io.Writer) {
@@ -156,6 +160,39 @@ func (a *app) backfill(ctx context.Context, paths []string, o backfillOptions) e
 		}
 	})
 	return errors.Join(err, failed)
+}
+
+// payFiles has the windowed views built anew that lack what the files brought.
+func (a *app) payFiles(ctx context.Context, b *backfill, files []ingest.File) error {
+	if b.live == nil {
+		return nil
+	}
+	if err := a.payOwed(ctx, b.live, b.store, b.line.lake, b.project); err != nil {
+		return fmt.Errorf("the lake has the files, windowed views online lack them: %w; run this again, or loam materialize", err)
+	}
+	for _, f := range files {
+		if err := b.live.Paid(ctx, feature.Partition{Topic: f.Topic}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// payOwed builds the windowed views anew whose generation lacks rows of files or redrives.
+func (a *app) payOwed(ctx context.Context, live *online.Live, s *online.Store, l *lake.Lake, p *feature.Project) error {
+	owing, err := live.Owing(ctx)
+	if err != nil {
+		return err
+	}
+	for _, view := range owing {
+		bar := a.progress("materialize " + view)
+		_, err := materialize(ctx, s, l, p, p.View(view), a.now, func(done, of int64) { bar.at(done, of, number(done)+" entities") })
+		bar.end()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // backfillStreams are the streams that files may go to: the named one, or all whose events say what they are.
@@ -181,6 +218,7 @@ type backfill struct {
 	full    *fullExtract // nil unless the files are one
 	line    *line
 	live    *online.Live // nil without an online store
+	store   *online.Store
 	now     func() time.Time
 	read    int64
 	commits chan error // of the commit that is going on, or nil
@@ -298,6 +336,18 @@ func (b *backfill) settle() error {
 
 // commit commits batches to the lake, then writes them online.
 func (b *backfill) commit(ctx context.Context, batches []routed) error {
+	if b.live != nil {
+		for _, m := range batches {
+			if m.Stream == nil || m.NumRows() == 0 {
+				continue
+			}
+			for _, s := range m.Spans {
+				if err := b.live.Owe(ctx, m.Stream, s.Partition); err != nil {
+					return fmt.Errorf("note what windowed views will lack: %w", err)
+				}
+			}
+		}
+	}
 	if err := b.line.commit(ctx, batches, b.did); err != nil {
 		return err
 	}

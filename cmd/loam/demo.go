@@ -104,8 +104,8 @@ func (a *app) demo(ctx context.Context, dir string, contacts int) error {
 	if err := printRows(ctx, a.out, filepath.Join(dir, "churn.parquet"), 5); err != nil {
 		return err
 	}
-	show("The newest values, as a serving layer reads them", fmt.Sprintf("get --features 'profile:*' --entity contact_id=%s --entity contact_id=nobody", key))
-	if err := a.get(ctx, []string{"profile:*"}, "", []map[string]string{{"contact_id": key}, {"contact_id": "nobody"}}); err != nil {
+	show("The newest values, as a serving layer reads them", fmt.Sprintf("get --features 'profile:*,activity:*' --entity contact_id=%s --entity contact_id=nobody", key))
+	if err := a.get(ctx, []string{"profile:*", "activity:*"}, "", []map[string]string{{"contact_id": key}, {"contact_id": "nobody"}}); err != nil {
 		return err
 	}
 	show("And the proof: every history is derived anew from its log, another way, and compared", "verify")

@@ -142,7 +142,7 @@ func knownKeys(p *feature.Project, entities []map[string]string) error {
 // attributesOf is an example of features that can be asked for.
 func attributesOf(p *feature.Project) string {
 	for _, v := range p.Views {
-		if p.Unserved(v) == "" {
+		if p.Unserved(v) == "" && !v.Windowed() {
 			return v.Name + ":*"
 		}
 	}

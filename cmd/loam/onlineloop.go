@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/loamdata/loam/feature"
@@ -29,6 +30,7 @@ type onlineLoop struct {
 	reads   func(feature.Partition) bool // whether this worker reads a partition; nil where it reads all
 	// positions are the next offsets to write, by stream.
 	positions map[string]map[feature.Partition]int64
+	committed atomic.Bool // the lake holds more than when it was last followed
 
 	builds   sync.WaitGroup
 	mu       sync.Mutex
@@ -91,6 +93,9 @@ func (o *onlineLoop) complete(ctx context.Context) (bool, error) {
 		if missing, err = o.live.Missing(ctx); err == nil && len(missing) == 0 {
 			err = o.live.CatchUp(ctx, o.positions)
 		}
+		if err == nil && len(missing) == 0 {
+			err = o.live.Follow(ctx, o.positions, true)
+		}
 		return err
 	})
 	if err != nil || ctx.Err() != nil {
@@ -106,6 +111,40 @@ func (o *onlineLoop) complete(ctx context.Context) (bool, error) {
 
 // write writes batches, in their order.
 func (o *onlineLoop) write(ctx context.Context, items []routed) error {
+	for len(items) > 0 {
+		n := unbroken(items)
+		if err := o.writeTogether(ctx, items[:n]); err != nil || ctx.Err() != nil {
+			return err
+		}
+		items = items[n:]
+	}
+	return nil
+}
+
+// unbroken is how many batches, from the first on, go on in each partition where the one before them ended. Where one doesn't,
+// others have written what lies between.
+func unbroken(items []routed) int {
+	type reading struct {
+		stream string
+		feature.Partition
+	}
+	ends := map[reading]int64{}
+	for i, b := range items {
+		if b.Stream == nil {
+			continue
+		}
+		for _, s := range b.Spans {
+			r := reading{b.Stream.Name, s.Partition}
+			if end, begun := ends[r]; begun && end != s.From {
+				return i
+			}
+			ends[r] = s.To
+		}
+	}
+	return len(items)
+}
+
+func (o *onlineLoop) writeTogether(ctx context.Context, items []routed) error {
 	for _, b := range mergeByStream(items) {
 		err := o.try(ctx, func() error {
 			_, err := o.live.Write(ctx, b.Batch)
@@ -177,6 +216,12 @@ func (o *onlineLoop) restarted(ctx context.Context) error {
 func (o *onlineLoop) tend(ctx, building context.Context) error {
 	if err := o.live.Join(ctx, o.worker, o.own(o.positions)); err != nil {
 		return err
+	}
+	if o.committed.Swap(false) {
+		if err := o.live.Follow(ctx, o.own(o.positions), false); err != nil {
+			o.committed.Store(true)
+			return err
+		}
 	}
 	if o.now().Sub(o.checked) < checkEvery {
 		return nil

@@ -80,6 +80,8 @@ type redrive struct {
 	project *feature.Project
 	line    *line
 	live    *online.Live // nil without an online store
+	store   *online.Store
+	jobs    []feature.Partition // the redrives whose rows windowed views online lacked
 	db      *sql.DB
 	by      string
 	now     func() int64 // microseconds since 1970 UTC
@@ -99,6 +101,9 @@ func (a *app) redrive(ctx context.Context, o redriveOptions) error {
 	defer done()
 	if err := r.run(ctx, o, a.now); err != nil {
 		return fmt.Errorf("%w; what was taken before stays, and the same command goes on with the rest", err)
+	}
+	if err := r.pay(ctx, a); err != nil {
+		return fmt.Errorf("the lake has what was taken, windowed views online lack it: %w; run loam materialize", err)
 	}
 	return a.result(r.report, func(w io.Writer) { r.report.print(w) })
 }
@@ -157,6 +162,7 @@ func (a *app) openRedrive(ctx context.Context, o redriveOptions) (*redrive, func
 		return r, done, nil
 	}
 	closers = append(closers, store.Close)
+	r.store = store
 	if r.live, err = online.NewLive(ctx, store, l, p); err != nil {
 		return fail(err)
 	}
@@ -165,6 +171,22 @@ func (a *app) openRedrive(ctx context.Context, o redriveOptions) (*redrive, func
 		return fail(err)
 	}
 	return r, done, nil
+}
+
+// pay has the windowed views built anew that lack what was taken.
+func (r *redrive) pay(ctx context.Context, a *app) error {
+	if r.live == nil {
+		return nil
+	}
+	if err := a.payOwed(ctx, r.live, r.store, r.line.lake, r.project); err != nil {
+		return err
+	}
+	for _, of := range r.jobs {
+		if err := r.live.Paid(ctx, of); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // run takes the letters of each stream, and then those of none.
@@ -298,6 +320,11 @@ func (r *redrive) finish(ctx context.Context, s *openStream) (string, error) {
 // follow does what comes after the rows of a redrive are committed. The caller holds the stream's tables.
 func (r *redrive) follow(ctx context.Context, s *openStream, rows []arrow.RecordBatch, marks []lake.Marked, jobID string) error {
 	if r.live != nil {
+		of := feature.Partition{Topic: feature.RedriveTopic(jobID)}
+		r.jobs = append(r.jobs, of)
+		if err := r.live.Owe(ctx, s.def, of); err != nil {
+			return fmt.Errorf("note what windowed views lack: %w", err)
+		}
 		if _, err := r.live.Write(ctx, &feature.Batch{Stream: s.def, Rows: rows}); err != nil {
 			return fmt.Errorf("the lake has what was taken, the online store lacks the newest of it: %w", err)
 		}

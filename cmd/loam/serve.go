@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 func (a *app) serveCommand() *cobra.Command {
 	var address string
+	var logged float64
 	var tls certificate
 	c := &cobra.Command{
 		Use:   "serve",
@@ -37,10 +39,14 @@ While the store is away or a view can't be read yet, the answer is 503.`,
 					*path = abs
 				}
 			}
-			return a.serve(c.Context(), address, tls)
+			if logged < 0 || logged > 1 {
+				return misused("--log-features is a share from 0 to 1, not %g", logged)
+			}
+			return a.serve(c.Context(), address, tls, logged)
 		},
 	}
 	c.Flags().StringVar(&address, "addr", "127.0.0.1:6566", "address to listen at")
+	c.Flags().Float64Var(&logged, "log-features", 0, "share of the requests to log in the lake's table feature_log, 0 to 1, for loam verify --served")
 	c.Flags().StringVar(&tls.Cert, "tls-cert", "", "PEM file of the certificate to show, in place of serve.tls in loam.yaml")
 	c.Flags().StringVar(&tls.Key, "tls-key", "", "PEM file of its key")
 	return c
@@ -49,7 +55,7 @@ While the store is away or a view can't be read yet, the answer is 503.`,
 // certificate names the files of the certificate that a server shows, and of its key.
 type certificate struct{ Cert, Key string }
 
-func (a *app) serve(ctx context.Context, address string, tls certificate) error {
+func (a *app) serve(ctx context.Context, address string, tls certificate, logged float64) error {
 	p, err := a.load(ctx)
 	if err != nil {
 		return err
@@ -77,6 +83,12 @@ func (a *app) serve(ctx context.Context, address string, tls certificate) error 
 	defer store.Close()
 	o.Client = online.NewClient(store, p, a.now)
 	defer o.Client.Close()
+	endLog := func() error { return nil }
+	if logged > 0 {
+		if o.Log, endLog, err = a.logFeatures(ctx, p, store, logged); err != nil {
+			return err
+		}
+	}
 	s := serve.New(o)
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
@@ -90,7 +102,7 @@ func (a *app) serve(ctx context.Context, address string, tls certificate) error 
 		open = ", to whoever reaches it: loam.yaml has no serve.keys"
 	}
 	a.say("serving features of %s, %s, at %s://%s%s; Ctrl-C ends", p.Name, from, scheme, l.Addr(), open)
-	if err := s.Run(ctx, l); err != nil {
+	if err := errors.Join(s.Run(ctx, l), endLog()); err != nil {
 		return err
 	}
 	a.say("stopped")

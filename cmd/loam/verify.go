@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -12,24 +11,53 @@ import (
 )
 
 func (a *app) verifyCommand() *cobra.Command {
-	var streams []string
+	var streams, views []string
 	var buckets int
+	var online, served bool
+	var since string
 	c := &cobra.Command{
 		Use:   "verify",
-		Short: "Recompute histories from their logs, and compare",
+		Short: "Recompute histories and online values from the logs, and compare",
 		Long: `verify derives each history anew from its log, by statements that share nothing with what wrote it, and compares row by
 row; it checks intervals, positions, duplicates, counts and offsets besides. It ends with 1 where anything differs, and draws
-the first differences.`,
-		Example: "  loam verify\n  loam verify --stream contact --json",
+the first differences.
+
+With --online it compares what Redis holds of every view, value by value, with what the logs say is served. A worker may go on
+beside it: what it has brought to one of the two alone is compared again after its next commit, and counted as not settled if
+it still differs after three.
+
+With --served it recomputes what ` + "`loam serve --log-features`" + ` has logged, each value at the position that it rests on, and reports the
+share that differs.`,
+		Example: "  loam verify\n  loam verify --stream contact --json\n  loam verify --online --view profile\n  loam verify --served --since 2026-11-01T00:00:00Z",
 		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if buckets < 0 {
 				return misused("--buckets is at least 0, not %d", buckets)
 			}
+			switch {
+			case online && served:
+				return misused("--online and --served are two checks: run one after the other")
+			case served && len(streams) > 0:
+				return misused("--served recomputes views: pick some by --view, not --stream")
+			case since != "" && !served:
+				return misused("--since is for --served")
+			case served:
+				return a.verifyServed(c.Context(), views, since)
+			case online && len(streams) > 0:
+				return misused("--online compares views: pick some by --view, not --stream")
+			case !online && len(views) > 0:
+				return misused("--view is for --online and --served; pick histories by --stream")
+			case online:
+				return a.verifyOnline(c.Context(), views, buckets)
+			}
 			return a.verify(c.Context(), streams, buckets)
 		},
 	}
 	c.Flags().StringSliceVar(&streams, "stream", nil, "only these streams")
+	c.Flags().BoolVar(&online, "online", false, "compare the online values of views instead")
+	c.Flags().BoolVar(&served, "served", false, "recompute what was served and logged instead")
+	c.Flags().StringVar(&since, "since", "", "with --served, only what was served since this time, such as 2026-11-01T00:00:00Z (default: all)")
+	c.Flags().StringSliceVar(&views, "view", nil, "with --online or --served, only these views")
 	c.Flags().IntVar(&buckets, "buckets", 0, "parts in which the keys are taken, to bound memory (default: one a million changes)")
 	return c
 }
@@ -80,14 +108,5 @@ func printReport(w io.Writer, r *verify.Report) {
 		return
 	}
 	fmt.Fprintf(w, "%s: %s recomputed, %s\n", r.Stream, what, count(r.Total, "difference"))
-	for _, f := range r.First {
-		key := f.Key
-		if key != "" {
-			key = " of " + key
-		}
-		fmt.Fprintf(w, "  %s%s: %s\n", strings.ReplaceAll(string(f.Kind), "_", " "), key, f.Text)
-		if f.Drawing != "" {
-			fmt.Fprintln(w, "    "+strings.ReplaceAll(strings.TrimRight(f.Drawing, "\n"), "\n", "\n    "))
-		}
-	}
+	printFindings(w, r.Findings)
 }

@@ -294,6 +294,9 @@ func (w *worker) commit(ctx context.Context) error {
 			return err
 		}
 		w.lake.settled()
+		if w.online != nil {
+			w.online.committed.Store(true)
+		}
 		if last {
 			return nil
 		}

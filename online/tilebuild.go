@@ -1,0 +1,331 @@
+package online
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/step"
+	"github.com/loamdata/loam/lake"
+	"github.com/loamdata/loam/sql"
+)
+
+// buildTiles builds a generation of a windowed view. An event that is counted twice is wrong, so each is in the snapshot or
+// written live, never both: the lake is read first, and the generation is entered with the offsets of that reading, its
+// base. From then on whoever writes the view takes into it what is at or past the base, and whoever has come further reads
+// what lies between from the log. So nothing has to be agreed upon, and a worker may join, stall or end at any time.
+func (w *ViewWriter) buildTiles(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, error) {
+	w.clock = o.Now
+	reading, offsets, err := readPast(ctx, l, w.stream, nil)
+	if err != nil {
+		return Generation{}, err
+	}
+	g, err := w.beginTiles(ctx, offsets, o.Now())
+	if err != nil {
+		return g, err
+	}
+	step.At(step.GenerationEntered)
+	if g.Others, err = w.fillTiles(ctx, g, reading, o); err != nil {
+		return g, err
+	}
+	step.At(step.GenerationFilled)
+	if err := w.store.complete(ctx, w.view.Name, g); err != nil {
+		return g, err
+	}
+	step.At(step.GenerationCompleted)
+	if err := w.awaitWorkers(ctx, &g); err != nil {
+		return g, err
+	}
+	return g, w.overtake(ctx, l, g)
+}
+
+// beginTiles enters a generation whose base is the offsets. What backfills and redrives owe the generations before, they
+// owe this one, too, unless it holds it.
+func (w *ViewWriter) beginTiles(ctx context.Context, offsets lake.Offsets, now time.Time) (Generation, error) {
+	key := generationsKey(w.store.project, w.view.Name)
+	number, err := w.store.redis.HIncrBy(ctx, key, "next", 1).Result()
+	if err != nil {
+		return Generation{}, fmt.Errorf("begin a generation of %s: %w", w.view.Name, err)
+	}
+	g := Generation{
+		Number: number, Definition: w.hash, State: Building, Runs: w.store.runIDs(), BuiltAt: now.UTC().Truncate(time.Millisecond),
+		Base: map[string]int64{}, Marks: map[feature.Partition]int64{},
+	}
+	for p, at := range offsets.Partitions {
+		g.Base[partitionText(p)], g.Marks[p] = at.Next, at.Next
+	}
+	text, err := json.Marshal(g)
+	if err != nil {
+		return g, err
+	}
+	_, err = w.store.redis.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		p.HSet(ctx, key, strconv.FormatInt(number, 10), text)
+		for partition, mark := range g.Marks {
+			p.HSetNX(ctx, key, markField(number, partition), mark)
+		}
+		return nil
+	})
+	if err != nil {
+		return g, fmt.Errorf("begin generation %d of %s: %w", number, w.view.Name, err)
+	}
+	// What is owed from now on is owed to this generation, too; what was owed before is found here.
+	all, err := w.store.Generations(ctx, w.view.Name)
+	if err != nil {
+		return g, err
+	}
+	owed := map[feature.Partition]int64{}
+	for _, one := range all.All {
+		for p, mark := range one.Marks {
+			if !feature.Live(p.Topic) && !taken(offsets, p) {
+				owed[p] = mark
+			}
+		}
+	}
+	return g, w.store.Mark(ctx, w.view.Name, number, owed)
+}
+
+// taken reports whether offsets hold the whole of a file.
+func taken(offsets lake.Offsets, p feature.Partition) bool {
+	return slices.ContainsFunc(offsets.Files, func(f lake.File) bool { return feature.FileTopicPrefix+f.SHA256 == p.Topic && f.Done })
+}
+
+// fillTiles writes what the reading makes of every entity, and gives how many of the reading's rows came of files and redrives.
+// It may be repeated: an entity that holds its base isn't given it again.
+func (w *ViewWriter) fillTiles(ctx context.Context, g Generation, reading *lake.Reading, o BuildOptions) (others int64, err error) {
+	db, err := sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir})
+	if err != nil {
+		return 0, err
+	}
+	defer db.Close()
+	if others, err = otherRows(ctx, db, reading); err != nil {
+		return 0, err
+	}
+	now := w.now().UnixMicro()
+	from := now - tileSkew.Microseconds() - w.tiles.widest
+	if err := reading.Spanning(lake.Span{From: &from, To: math.MaxInt64}).LogView(ctx, db, "log", nil, false); err != nil {
+		return 0, err
+	}
+	args := sql.Args{"keys": sql.Idents("", w.tiles.joins), "columns": w.tiles.selection(), "known": w.tiles.keyed()}
+	err = db.Exec(ctx, sql.Render("CREATE TEMP TABLE events AS SELECT {columns} FROM log WHERE {known} AND epoch_us(event_time) >= $1", args), from)
+	if err != nil {
+		return 0, err
+	}
+	f := tileFill{writer: w, generation: g.Number, now: now, progress: o.Progress}
+	if err := db.QueryRow(ctx, sql.Render("SELECT count(*) FROM (SELECT DISTINCT {keys} FROM events)", args), nil, &f.total); err != nil {
+		return 0, err
+	}
+	err = db.Batches(ctx, sql.Render("SELECT * FROM events ORDER BY {keys}", args), func(batch arrow.RecordBatch) error { return f.add(ctx, batch) })
+	if err != nil {
+		return 0, err
+	}
+	return others, f.flush(ctx, true)
+}
+
+// keyed is the condition that an event has all of the entity's keys.
+func (p *tilePlan) keyed() sql.Fragment {
+	var known []sql.Fragment
+	for _, k := range p.joins {
+		known = append(known, sql.Ident(k)+" IS NOT NULL")
+	}
+	return sql.Join(" AND ", known)
+}
+
+// otherRows counts the rows of files and redrives, whose positions no offset tells of.
+func otherRows(ctx context.Context, db *sql.DB, reading *lake.Reading) (n int64, err error) {
+	if err := reading.LogView(ctx, db, "sources", []string{feature.ColTopic, feature.ColJobID}, false); err != nil {
+		return 0, err
+	}
+	err = db.QueryRow(ctx, "SELECT count(*) FROM sources WHERE NOT topic_live(topic) OR starts_with(job_id, "+
+		string(sql.Literal(feature.RedriveJobPrefix))+")", nil, &n)
+	return n, err
+}
+
+// tileFill makes entities of events that come entity by entity, and writes them.
+type tileFill struct {
+	writer      *ViewWriter
+	generation  int64
+	now         int64
+	progress    func(done, of int64)
+	key         []string
+	entity      *entityTiles
+	updates     []tileUpdate
+	done, total int64
+}
+
+func (f *tileFill) add(ctx context.Context, batch arrow.RecordBatch) error {
+	plan := f.writer.tiles
+	rows, err := plan.rows(batch)
+	if err != nil {
+		return err
+	}
+	for i := range int(batch.NumRows()) {
+		key, _ := rows.key(i)
+		if f.entity == nil || !slices.Equal(key, f.key) {
+			if err := f.flush(ctx, false); err != nil {
+				return err
+			}
+			f.key, f.entity = key, plan.empty()
+		}
+		at := rows.order(i)
+		plan.add(f.entity, rows, i, &at, f.now)
+	}
+	return nil
+}
+
+// flush ends the entity, and writes those that wait once they are many or the last.
+func (f *tileFill) flush(ctx context.Context, last bool) error {
+	plan := f.writer.tiles
+	if whole := f.entity; whole != nil {
+		plan.trim(whole, f.now)
+		f.updates = append(f.updates, tileUpdate{f.key, func(e *entityTiles) bool {
+			if e.base {
+				return false
+			}
+			plan.merge(e, whole)
+			e.base = true
+			plan.trim(e, f.now)
+			return true
+		}})
+		f.entity = nil
+	}
+	if len(f.updates) < pipelineCalls && !last {
+		return nil
+	}
+	if err := f.writer.updateTiles(ctx, f.generation, f.updates, true); err != nil {
+		return err
+	}
+	f.done += int64(len(f.updates))
+	f.updates = f.updates[:0]
+	if f.progress != nil {
+		f.progress(f.done, f.total)
+	}
+	return nil
+}
+
+// overtake brings a generation to where the lake is now, and to where the one before it was written, so that nothing that was
+// served is missing once it is read. The lake is waited for as long as a worker runs, which will commit to it.
+func (w *ViewWriter) overtake(ctx context.Context, l *lake.Lake, g Generation) error {
+	for {
+		_, offsets, err := readPast(ctx, l, w.stream, nil)
+		if err != nil {
+			return err
+		}
+		workers, err := w.store.Workers(ctx)
+		if err != nil {
+			return err
+		}
+		all, err := w.store.Generations(ctx, w.view.Name)
+		if err != nil {
+			return err
+		}
+		ends, ahead := map[feature.Partition]int64{}, false
+		for p, at := range offsets.Partitions {
+			ends[p] = at.Next
+		}
+		if before, ok := w.store.Usable(all, w.hash); ok {
+			for p, mark := range before.Marks {
+				ahead = ahead || feature.Live(p.Topic) && mark > ends[p]
+			}
+		}
+		if !ahead || len(workers) == 0 {
+			return w.raiseTiles(ctx, l, g, ends)
+		}
+		if err := pause(ctx); err != nil {
+			return fmt.Errorf("wait for the lake to hold what the generation before was written up to: %w", err)
+		}
+	}
+}
+
+// raiseTiles takes from the log what a generation lacks before the ends, once the lake has it, and marks them. Marks that are
+// further stay.
+func (w *ViewWriter) raiseTiles(ctx context.Context, l *lake.Lake, g Generation, ends map[feature.Partition]int64) error {
+	var gaps []feature.Span
+	raised := map[feature.Partition]int64{}
+	for p, end := range ends {
+		if mark := g.Marks[p]; mark < end && feature.Live(p.Topic) {
+			gaps = append(gaps, feature.Span{Partition: p, From: mark, To: end})
+			raised[p] = end
+		}
+	}
+	if len(gaps) == 0 {
+		return nil
+	}
+	slices.SortFunc(gaps, feature.CompareSpans)
+	if err := w.catchUpTiles(ctx, l, g, gaps); err != nil {
+		return fmt.Errorf("catch generation %d of %s up: %w", g.Number, w.view.Name, err)
+	}
+	step.At(step.OnlineCaughtUp)
+	if err := w.store.Mark(ctx, w.view.Name, g.Number, raised); err != nil {
+		return err
+	}
+	maps.Copy(g.Marks, raised)
+	return nil
+}
+
+// tileRowsMax is how many rows of the log are taken at a time.
+const tileRowsMax = 50_000
+
+// catchUpTiles takes the rows of the log in the spans into a generation, once the lake holds them.
+func (w *ViewWriter) catchUpTiles(ctx context.Context, l *lake.Lake, g Generation, spans []feature.Span) error {
+	ends, from := map[feature.Partition]int64{}, int64(math.MaxInt64)
+	var within []sql.Fragment
+	for _, s := range spans {
+		ends[s.Partition], from = s.To, min(from, s.From)
+		within = append(within, sql.Fragment(fmt.Sprintf(`topic = %s AND "partition" = %d AND "offset" >= %d AND "offset" < %d`,
+			sql.Literal(s.Topic), s.Index, s.From, s.To)))
+	}
+	reading, _, err := readPast(ctx, l, w.stream, ends)
+	if err != nil {
+		return err
+	}
+	db, err := sql.Open(ctx, sql.Options{Files: true})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if err := reading.Above(from).LogView(ctx, db, "log", nil, false); err != nil {
+		return err
+	}
+	var rows []arrow.RecordBatch
+	count := int64(0)
+	flush := func() error {
+		_, err := w.takeRows(ctx, g, rows)
+		for _, b := range rows {
+			b.Release()
+		}
+		rows, count = rows[:0], 0
+		return err
+	}
+	statement := sql.Render(`SELECT {columns} FROM log WHERE {known} AND ({within}) ORDER BY topic, "partition", "offset"`,
+		sql.Args{"columns": w.tiles.selection(), "known": w.tiles.keyed(), "within": sql.Join(" OR ", within)})
+	err = db.Arrow(ctx, statement, func(r array.RecordReader) error {
+		for r.Next() {
+			batch := r.RecordBatch()
+			batch.Retain()
+			rows, count = append(rows, batch), count+batch.NumRows()
+			if count >= tileRowsMax {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		for _, b := range rows {
+			b.Release()
+		}
+		return err
+	}
+	return flush()
+}

@@ -1,0 +1,294 @@
+package online
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/loamdata/loam/feature"
+)
+
+// lossy is a connection that loses answers: the calls of a pipeline are done, and their caller isn't told.
+type lossy struct {
+	random *rand.Rand
+	lost   int
+}
+
+var errLost = errors.New("the answer was lost")
+
+func (l *lossy) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (l *lossy) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (l *lossy) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if err := next(ctx, cmds); err != nil || l.random.IntN(3) > 0 {
+			return err
+		}
+		l.lost++
+		for _, c := range cmds {
+			c.SetErr(errLost)
+		}
+		return errLost
+	}
+}
+
+// tileFaults is a world whose view "all" is built, with events in partition 0 that are in the lake up to the first half.
+func tileFaults(t *testing.T, s *Store, events int) *tileWorld {
+	w := newTileWorld(t, s, true, 11)
+	for range events {
+		w.produceAny(0)
+	}
+	commitTo(t, w.lake, w.batch(0, 0, events/2))
+	w.build("all")
+	w.build("few")
+	return w
+}
+
+// A write of which nobody knows whether it was done is repeated until it is, and counts once.
+func TestTilesLostAnswers(t *testing.T) {
+	eachStore(t, func(t *testing.T, s *Store) {
+		w := tileFaults(t, s, 200)
+		live, l := w.open(), &lossy{random: rand.New(rand.NewPCG(5, 5))}
+		commitTo(t, w.lake, w.batch(0, 100, 200))
+		s.redis.(*redis.Client).AddHook(l)
+		for from := 100; from < 200; from += 20 {
+			b := w.batch(0, from, from+20)
+			for tries := 0; ; tries++ {
+				if _, err := live.Write(context.Background(), b); err == nil {
+					break
+				} else if !errors.Is(err, errLost) || tries > 200 {
+					t.Fatal(err)
+				}
+			}
+		}
+		lost := l.lost
+		l.random = rand.New(noLoss{})
+		if lost < 5 {
+			t.Errorf("%d answers were lost", lost)
+		}
+		w.check("after lost answers", w.facts(), w.now)
+	})
+}
+
+// noLoss is a source of ones.
+type noLoss struct{}
+
+func (noLoss) Uint64() uint64 { return 1<<63 | 1<<62 }
+
+// The base goes into an entity once, however often it is filled and whatever was written meanwhile.
+func TestTilesFilledAgain(t *testing.T) {
+	eachStore(t, func(t *testing.T, s *Store) {
+		w, ctx := tileFaults(t, s, 120), context.Background()
+		v := writer(t, s, w.project, "all")
+		v.clock = w.clock
+		reading, offsets, err := readPast(ctx, w.lake, v.stream, nil)
+		w.fatal(err)
+		g, err := v.beginTiles(ctx, offsets, w.now)
+		w.fatal(err)
+		for from := 60; from < 120; from += 20 {
+			_, err = v.writeTiles(ctx, g, w.batch(0, from, from+20).Rows) // before and after it
+			w.fatal(err)
+			_, err = v.fillTiles(ctx, g, reading, BuildOptions{Now: w.clock})
+			w.fatal(err)
+		}
+		w.fatal(s.Mark(ctx, "all", g.Number, map[feature.Partition]int64{w.partition(0): 120}))
+		w.fatal(s.Switch(ctx, "all", g))
+		commitTo(t, w.lake, w.batch(0, 60, 120))
+		w.build("few")
+		w.check("filled three times", w.facts(), w.now)
+	})
+}
+
+// A store that is emptied while a generation is built makes the build fail; the next one is whole.
+func TestTilesEmptiedStore(t *testing.T) {
+	eachStore(t, func(t *testing.T, s *Store) {
+		w, ctx := tileFaults(t, s, 100), context.Background()
+		commitTo(t, w.lake, w.batch(0, 50, 100))
+		empty := func(done, of int64) {
+			keys, err := s.redis.Keys(ctx, s.project+":*").Result()
+			w.fatal(err)
+			w.fatal(s.redis.Del(ctx, keys...).Err())
+		}
+		_, err := writer(t, s, w.project, "all").Build(ctx, w.lake, BuildOptions{Now: w.clock, Progress: empty})
+		if err == nil || !strings.Contains(err.Error(), "the online store has lost generation") {
+			t.Fatalf("the store was emptied: %v", err)
+		}
+		refs, err := w.project.Resolve([]string{"all:*"})
+		w.fatal(err)
+		if _, err := NewClient(s, w.project, w.clock).Read(ctx, refs, []map[string]string{{"who": "a"}}); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("an emptied store: %v", err)
+		}
+		live := w.open()
+		w.write(live, w.batch(0, 50, 100)) // there is nothing to write to
+		w.build("all")
+		w.build("few")
+		w.check("built anew", w.facts(), w.now)
+	})
+}
+
+// Scripts that the server lost are loaded again, and a key that holds something else is an error on both ways.
+func TestTilesLostScriptsAndForeignKeys(t *testing.T) {
+	eachStore(t, func(t *testing.T, s *Store) {
+		w, ctx := tileFaults(t, s, 40), context.Background()
+		live := w.open()
+		commitTo(t, w.lake, w.batch(0, 20, 40))
+		for from := 20; from < 40; from += 5 {
+			w.fatal(s.redis.ScriptFlush(ctx).Err())
+			w.write(live, w.batch(0, from, from+5))
+		}
+		w.check("after lost scripts", w.facts(), w.now)
+		all, err := s.Generations(ctx, "all")
+		w.fatal(err)
+		key := entityKey(keyPrefix(s.project, "all", all.Current), "who", []string{"a"})
+		refs, err := w.project.Resolve([]string{"all:rows_1d"})
+		w.fatal(err)
+		for _, put := range []func() error{
+			func() error { return s.redis.Set(ctx, key, "something else", 0).Err() },
+			func() error { return s.redis.Set(ctx, key, "\x10\xff\xff\xff\xff\xff\xff\xff", 0).Err() },
+		} {
+			w.fatal(put())
+			if _, err := NewClient(s, w.project, w.clock).Read(ctx, refs, []map[string]string{{"who": "a"}}); err == nil || !strings.Contains(err.Error(), "not loam's") {
+				t.Errorf("a foreign string is read: %v", err)
+			}
+			w.produce(0, "a", 0, nil)
+			n := len(w.topics[0])
+			if _, err := live.Write(ctx, w.batch(0, n-1, n)); err == nil || !strings.Contains(err.Error(), key) {
+				t.Errorf("a foreign string is written over: %v", err)
+			}
+			commitTo(t, w.lake, w.batch(0, n-1, n))
+		}
+	})
+}
+
+// A worker that joins in the middle of a build, further than its base, reads from the log what lies between, and one whose
+// partition another has taken writes nothing twice, however late it goes on.
+func TestTilesJoinAndStall(t *testing.T) {
+	eachStore(t, func(t *testing.T, s *Store) {
+		w, ctx := tileFaults(t, s, 60), context.Background()
+		v := writer(t, s, w.project, "all")
+		v.clock = w.clock
+		reading, offsets, err := readPast(ctx, w.lake, v.stream, nil) // at 30
+		w.fatal(err)
+		commitTo(t, w.lake, w.batch(0, 30, 45))
+		g, err := v.beginTiles(ctx, offsets, w.now)
+		w.fatal(err)
+		first, second := w.open(), w.open()
+		w.write(first, w.batch(0, 45, 50)) // lacks 30 to 45
+		stalled := w.batch(0, 45, 60)
+		commitTo(t, w.lake, w.batch(0, 45, 60))
+		w.write(second, w.batch(0, 50, 60))
+		_, err = v.fillTiles(ctx, g, reading, BuildOptions{Now: w.clock})
+		w.fatal(err)
+		w.fatal(s.Switch(ctx, "all", g))
+		w.write(first, stalled)
+		w.build("few")
+		w.check("joined and stalled", w.facts(), w.now)
+		now, err := s.generation(ctx, "all", g.Number)
+		w.fatal(err)
+		if now.Marks[w.partition(0)] != 60 {
+			t.Errorf("marks %v", now.Marks)
+		}
+	})
+}
+
+// An entity's string goes when no window can hold its newest event, tiles go before, and nothing is written that is too old.
+func TestTilesExpire(t *testing.T) {
+	eachStore(t, func(t *testing.T, s *Store) {
+		w, ctx := newTileWorld(t, s, true, 1), context.Background()
+		g := w.build("all")
+		w.build("few")
+		live := w.open()
+		w.produce(0, "a", 29*24*time.Hour, nil)
+		w.produce(0, "a", 2*time.Hour, nil)
+		w.produce(0, "b", 33*24*time.Hour, nil)
+		w.write(live, w.batch(0, 0, 3))
+		key := func(who string) string { return entityKey(keyPrefix(s.project, "all", g.Number), "who", []string{who}) }
+		if n := s.redis.Exists(ctx, key("b")).Val(); n != 0 {
+			t.Error("an event that no window needs was written")
+		}
+		left := s.redis.PTTL(ctx, key("a")).Val()
+		want := w.now.Add(-2*time.Hour + 31*24*time.Hour + time.Second).Sub(time.Now())
+		if (left - want).Abs() > 2*time.Second {
+			t.Errorf("expires in %s, want %s", left, want)
+		}
+		size := s.redis.StrLen(ctx, key("a")).Val()
+		w.now = w.now.Add(3 * 24 * time.Hour)
+		w.produce(0, "a", 0, nil)
+		w.write(live, w.batch(0, 3, 4))
+		text := s.redis.Get(ctx, key("a")).Val()
+		e, err := live.views["thing"][0].tiles.decode(text)
+		w.fatal(err)
+		if n := len(e.levels[2]); n != 2 { // today's and that of three days ago, not that of 32 days ago
+			t.Errorf("%d tiles of a day, of %d bytes before", n, size)
+		}
+		w.check("later", w.facts(), w.now)
+		guards, err := TileGuards(text)
+		if err != nil || len(guards) != 1 || guards[0].Next != 4 || guards[0].TopicHash != feature.TopicHash(w.partition(0).Topic) {
+			t.Errorf("guards %v, %v", guards, err)
+		}
+	})
+}
+
+// A read tells the guards that it saw: the entity's own, and the base of the generation where it has none.
+func TestTilesGuardsOfARead(t *testing.T) {
+	eachStore(t, func(t *testing.T, s *Store) {
+		w, ctx := newTileWorld(t, s, true, 1), context.Background()
+		w.produce(0, "a", time.Hour, nil)
+		w.produce(1, "b", time.Hour, nil)
+		commitTo(t, w.lake, w.batch(0, 0, 1))
+		commitTo(t, w.lake, w.batch(1, 0, 1))
+		w.build("all")
+		live := w.open()
+		w.produce(0, "a", time.Hour, nil)
+		w.produce(0, "c", time.Hour, nil)
+		w.write(live, w.batch(0, 1, 3))
+		v, err := NewClient(s, w.project, w.clock).open(ctx, "all")
+		w.fatal(err)
+		for who, want := range map[string]string{"a": "2 1", "b": "1 1", "c": "3 1", "nobody": "1 1"} {
+			key, err := v.key(map[string]string{"who": who})
+			w.fatal(err)
+			got, err := v.layout.(*tiled).guards(s.redis.MGet(ctx, key))
+			w.fatal(err)
+			if text := fmt.Sprint(got[w.partition(0)], got[w.partition(1)]); text != want || len(got) != 2 {
+				t.Errorf("%s: %v, want %s", who, got, want)
+			}
+		}
+	})
+}
+
+// What backfills and redrives owe is known until a generation is built that has it.
+func TestTilesOwed(t *testing.T) {
+	eachStore(t, func(t *testing.T, s *Store) {
+		w, ctx := tileFaults(t, s, 10), context.Background()
+		live, redrive := w.open(), feature.Partition{Topic: feature.RedriveTopic("redrive-1")}
+		owing := func(want int) {
+			t.Helper()
+			views, err := live.Owing(ctx)
+			if err != nil || len(views) != want {
+				t.Errorf("owing %v, %v, want %d", views, err, want)
+			}
+		}
+		owing(0)
+		w.fatal(live.Owe(ctx, w.project.Stream("thing"), redrive))
+		owing(2)
+		w.build("all") // of which nobody knows whether it holds all of the redrive
+		owing(2)
+		after := w.open()
+		w.fatal(after.Settle(ctx))
+		missing, err := after.Missing(ctx)
+		if err != nil || len(missing) != 2 {
+			t.Errorf("a worker that starts builds %v, %v", missing, err)
+		}
+		w.build("few")
+		if missing, err = after.Missing(ctx); err != nil || len(missing) != 1 || missing[0] != "all" {
+			t.Errorf("then %v, %v", missing, err)
+		}
+		w.fatal(live.Paid(ctx, redrive))
+		owing(0)
+	})
+}

@@ -1,0 +1,78 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/online"
+)
+
+// What the log can't take is dropped and counted, and nothing waits for it.
+func TestFeatureLogDrops(t *testing.T) {
+	store, err := online.InProcess("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	f := NewFeatureLog(FeatureLogOptions{
+		Rate: 1, Project: &feature.Project{Name: "test"}, Store: store, Now: time.Now,
+		Write: func(context.Context, []feature.ServedRow) error { return errors.New("the lake is away") }, Say: t.Logf,
+	})
+	one := Served{Plan: &online.Plan{}, Keys: online.Entities{Len: 1000}, Result: &online.Result{}}
+	begun := time.Now()
+	for range 1000 {
+		f.Sample()(one)
+	}
+	if f.Dropped() != 1000-logRowsMax/1000 || time.Since(begun) > time.Second {
+		t.Errorf("%d dropped within %s", f.Dropped(), time.Since(begun))
+	}
+	small := Served{Plan: &online.Plan{}, Keys: online.Entities{Len: 0}, Result: &online.Result{}}
+	for range logRequestMax {
+		f.take(small)
+	}
+	if f.Dropped() != 1000-logRowsMax/1000+logRowsMax/1000 {
+		t.Errorf("%d dropped", f.Dropped())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := f.Run(ctx); err != nil {
+		t.Errorf("requests without entities: %v", err)
+	}
+	if f.waiting.Load() != 0 {
+		t.Errorf("%d rows wait once all are drained", f.waiting.Load())
+	}
+}
+
+// A share of the requests is chosen.
+func TestFeatureLogRate(t *testing.T) {
+	f := NewFeatureLog(FeatureLogOptions{Rate: 0.25})
+	chosen := 0
+	for range 10_000 {
+		if f.Sample() != nil {
+			chosen++
+		}
+	}
+	if chosen < 2000 || chosen > 3000 {
+		t.Errorf("%d of 10,000 requests are logged", chosen)
+	}
+}
+
+// Marks are those that were read before the values.
+func TestFeatureLogMarks(t *testing.T) {
+	f := NewFeatureLog(FeatureLogOptions{})
+	at := time.Now()
+	for i := range 5 {
+		f.marks = append(f.marks, marked{at: at.Add(time.Duration(i) * time.Second), views: map[string]online.Generation{"v": {Number: int64(i)}}})
+	}
+	for after, want := range map[time.Duration]int64{0: 0, time.Second - 1: 0, time.Second: 1, time.Hour: 4} {
+		if g := f.marksBefore(at.Add(after))["v"]; g.Number != want {
+			t.Errorf("after %s those of %d, want %d", after, g.Number, want)
+		}
+	}
+	if f.marksBefore(at.Add(-1)) != nil {
+		t.Error("marks that were read later are taken")
+	}
+}
