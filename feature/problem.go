@@ -2,6 +2,7 @@ package feature
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -112,6 +113,7 @@ const knownMax = 40
 func didYouMean(text string, known []string) string {
 	sorted := append([]string(nil), known...)
 	sort.Strings(sorted)
+	sorted = slices.Compact(sorted) // a key of several streams is one
 	if n := nearest(text, sorted); n != "" {
 		return fmt.Sprintf("did you mean %s?", n)
 	}

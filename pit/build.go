@@ -187,8 +187,8 @@ func (b *build) join(ctx context.Context, out *output) error {
 			}
 			b.countDiffering(j)
 		}
-		if b.card.Audit.MaxUS != nil && *b.card.Audit.MaxUS > 0 {
-			return fmt.Errorf("the audit found a feature %d us after its label: the training set is not written; this is a defect of loam", *b.card.Audit.MaxUS)
+		if err := b.audited(); err != nil {
+			return err
 		}
 		step("writing " + filepath.Base(b.request.Out))
 		if err := b.assemble(ctx); err != nil {
@@ -214,6 +214,18 @@ func (b *build) join(ctx context.Context, out *output) error {
 	}
 	b.options.Step("done", steps, steps)
 	return nil
+}
+
+// audited refuses features that are newer than a label may see: after its time, or at it where that is left out.
+func (b *build) audited() error {
+	switch most := b.card.Audit.MaxUS; {
+	case most == nil || *most < 0 || *most == 0 && !b.request.ExcludeLabelTime:
+		return nil
+	case *most == 0:
+		return errors.New("the audit found a feature at its label's very time, which is left out: the training set is not written; this is a defect of loam")
+	default:
+		return fmt.Errorf("the audit found a feature %d us after its label: the training set is not written; this is a defect of loam", *most)
+	}
 }
 
 // partRows is how many labels are worked on at once: fewer where memory is bounded, at about what a label takes beside DuckDB's
@@ -330,13 +342,13 @@ func (b *build) watermarks(ctx context.Context) error {
 	if b.labels.rows == 0 || len(b.jobs) == 0 {
 		return nil
 	}
-	late := b.labels.rows
+	after := sql.Fragment(sql.Ident(labelTime) + " IS NOT NULL") // a label without a time sees nothing
 	if least != nil {
-		err := b.db.QueryRow(ctx, sql.Render("SELECT count(*) FROM labels WHERE {time} > make_timestamptz({mark})",
-			sql.Args{"time": sql.Ident(labelTime), "mark": sql.Fragment(fmt.Sprint(least.UnixMicro()))}), nil, &late)
-		if err != nil {
-			return err
-		}
+		after = sql.Fragment(fmt.Sprintf("%s > make_timestamptz(%d)", sql.Ident(labelTime), least.UnixMicro()))
+	}
+	var late int64
+	if err := b.db.QueryRow(ctx, "SELECT count(*) FROM labels WHERE "+string(after), nil, &late); err != nil {
+		return err
 	}
 	b.card.Labels.AfterWatermark = float64(late) / float64(b.labels.rows)
 	if late == 0 {

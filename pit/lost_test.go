@@ -104,3 +104,13 @@ win__many_1d 0 2 0`
 		t.Errorf("the card counts\n%s\nwant\n%s", strings.Join(got, "\n"), want)
 	}
 }
+
+// A label without a time sees nothing, so it is after no watermark, not even that of an empty stream.
+func TestLabelsWithoutTimeAreComplete(t *testing.T) {
+	w := newWorld(t, viewOf(map[string]string{"k": "string"}, []string{"k"}, map[string]string{"v": "int64"}, "0", ""))
+	w.put("labels.csv", "k,event_timestamp\na,2026-01-01\nb,\na,\nc,\n")
+	card, err := w.build(feature.DatasetRequest{Labels: "labels.csv"}, 0)
+	if err != nil || card.Labels.AfterWatermark != 0.25 {
+		t.Errorf("%g of the labels are after the watermark, want 0.25; %v", card.Labels.AfterWatermark, err)
+	}
+}

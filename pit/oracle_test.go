@@ -244,6 +244,7 @@ func TestTheAuditSeesALooseJoin(t *testing.T) {
 		late := strings.Replace(happening{id: "a", at: 100, received: 100, v: 1}.event(strings.ToUpper(stream[:1])+stream[1:], 0), stamp(100), "2026-01-01T00:01:40.000001Z", -1)
 		w.take(stream, "file:x", 1, []string{late})
 		w.put("labels.csv", "id,event_timestamp\na,"+stamp(100)+"\n")
+		w.put("at.csv", "id,event_timestamp\na,2026-01-01T00:01:40.000001Z\n")
 		for _, clock := range []feature.Clock{feature.ServedClock, feature.EventClock} {
 			request := feature.DatasetRequest{Labels: "labels.csv", AsOf: clock}
 			if _, err := w.build(request, 0); err != nil {
@@ -251,6 +252,13 @@ func TestTheAuditSeesALooseJoin(t *testing.T) {
 			}
 			if _, err := w.build(request, 1); err == nil || !strings.Contains(err.Error(), "1 us after its label") {
 				t.Errorf("%s, %s: a loose join passed the audit: %v", stream, clock, err)
+			}
+			request.Labels, request.ExcludeLabelTime = "at.csv", true
+			if _, err := w.build(request, 0); err != nil {
+				t.Errorf("%s, %s: %v", stream, clock, err)
+			}
+			if _, err := w.build(request, 1); err == nil || !strings.Contains(err.Error(), "at its label's very time") {
+				t.Errorf("%s, %s: a join that holds the label's time passed the audit: %v", stream, clock, err)
 			}
 		}
 	}

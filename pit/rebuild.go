@@ -39,6 +39,9 @@ func Rebuild(ctx context.Context, l *lake.Lake, today *feature.Project, card *Ca
 	request := card.Asked
 	request.Out, request.Card, request.PartitionBy, request.RequireComplete = out, "", nil, false // what it requires was so when it was built
 	if labels != "" {
+		if request.Labels == "" {
+			return nil, fmt.Errorf("rebuild %s: its labels came from %s, which is read again as it was: leave --labels out", card.Out, card.Labels)
+		}
 		request.Labels = labels
 	}
 	made, err := produce(ctx, l, p, request, o, card)

@@ -40,6 +40,18 @@ func (w *world) rebuild(cardPath, labels, out string) (*Rebuilt, error) {
 	return Rebuild(ctx, w.lake, w.project, card, labels, filepath.Join(w.dir, out), check, Options{Now: time.Now, Version: "test"})
 }
 
+// Labels of a query are read again from the snapshots; a file in their place is refused.
+func TestRebuildWithOtherLabels(t *testing.T) {
+	w := newWorld(t, viewOf(map[string]string{"k": "string"}, []string{"k"}, map[string]string{"v": "int64"}, "0", ""))
+	w.take("s", "file:history", 1, []string{`{"k":"a","at":"2026-01-01T00:00:00Z","v":1}`})
+	if _, err := w.build(feature.DatasetRequest{LabelsSQL: "SELECT k, event_time AS event_timestamp FROM s_log"}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.rebuild("out.card.json", filepath.Join(w.dir, "labels.csv"), "again.parquet"); err == nil || !strings.Contains(err.Error(), "its labels came from a query, which is read again as it was: leave --labels out") {
+		t.Error(err)
+	}
+}
+
 // maintain compacts and expires as much as there is, and removes orphans.
 func (w *world) maintain(stream string) {
 	w.t.Helper()

@@ -112,18 +112,8 @@ func (b *build) planLabels(ctx context.Context) error {
 			b.card.Snapshots[t.Name()] = t.SnapshotID()
 		}
 	case b.request.LabelsSQL != "":
-		names := map[string]*feature.Stream{}
-		for _, s := range b.project.Streams {
-			names[lake.LogName(s.Name)] = s
-			if s.Kind == feature.StateStream && b.request.KnownAt == nil {
-				names[lake.HistoryName(s.Name)], names[lake.CurrentName(s.Name)] = s, s
-			}
-		}
-		known := slices.Sorted(maps.Keys(names))
-		query, err := b.db.CheckSelect(ctx, b.request.LabelsSQL, known)
-		if err != nil && b.request.KnownAt != nil {
-			err = fmt.Errorf("%w (with known_at the logs alone, for histories hold all that was learnt since)", err)
-		}
+		names := queryTables(b.project.Streams, b.request.KnownAt != nil)
+		query, err := checkQuery(ctx, b.db, &b.request, names)
 		if err != nil {
 			return b.labelError("sql", err)
 		}
@@ -136,6 +126,26 @@ func (b *build) planLabels(ctx context.Context) error {
 		b.labelQuery = query
 	}
 	return nil
+}
+
+// queryTables are the tables that a query for labels may read, each with its stream.
+func queryTables(streams []*feature.Stream, knownAt bool) map[string]*feature.Stream {
+	names := map[string]*feature.Stream{}
+	for _, s := range streams {
+		names[lake.LogName(s.Name)] = s
+		if s.Kind == feature.StateStream && !knownAt {
+			names[lake.HistoryName(s.Name)], names[lake.CurrentName(s.Name)] = s, s
+		}
+	}
+	return names
+}
+
+func checkQuery(ctx context.Context, db *sql.DB, r *feature.DatasetRequest, names map[string]*feature.Stream) (*sql.Select, error) {
+	query, err := db.CheckSelect(ctx, r.LabelsSQL, slices.Sorted(maps.Keys(names)))
+	if err != nil && r.KnownAt != nil {
+		err = fmt.Errorf("%w (with known_at the logs alone, for histories hold all that was learnt since)", err)
+	}
+	return query, err
 }
 
 // ofStream reports whether a table is a log or a history of the project.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/lake"
+	"github.com/loamdata/loam/pit"
 	"github.com/loamdata/loam/sql"
 )
 
@@ -22,7 +23,7 @@ func (a *app) validateCommand() *cobra.Command {
 		Use:   "validate",
 		Short: "Check the project folder",
 		Long: `validate reads every file of the project folder and tells all that is wrong at once, each with file, line and remedy. Where
-the catalog is a file that is there, it tells, too, what the tables can't follow; of a REST catalog loam plan does. With --json
+the catalog is a file that is there, it tells, too, what the tables can't follow; of a REST catalog loam plan does. Queries for labels are checked, too, and not run. With --json
 it lists entities, feature views with their features, and feature services.`,
 		Example: "  loam validate\n  loam validate --json",
 		Args:    noArguments,
@@ -32,6 +33,9 @@ it lists entities, feature views with their features, and feature services.`,
 				return err
 			}
 			if err := a.followed(c.Context(), p); err != nil {
+				return err
+			}
+			if err := checkLabelQueries(c.Context(), p); err != nil {
 				return err
 			}
 			summary := struct {
@@ -52,13 +56,51 @@ it lists entities, feature views with their features, and feature services.`,
 	}
 }
 
-// followed refuses what the tables of a project can't follow, where its catalog is a file that is there.
-func (a *app) followed(ctx context.Context, p *feature.Project) error {
+// checkLabelQueries checks the queries that give labels of requests: by what the streams' tables hold where the catalog is a file that
+// is there, else by the definitions alone.
+func checkLabelQueries(ctx context.Context, p *feature.Project) error {
+	whole := func(s *feature.Stream) (*feature.Stream, error) { return s, nil }
+	if hasCatalog(p) {
+		l, err := openLake(ctx, p)
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		whole = func(s *feature.Stream) (*feature.Stream, error) {
+			r, err := l.Read(ctx, s)
+			if errors.Is(err, lake.ErrNoTable) {
+				return s, nil
+			} else if err != nil {
+				return nil, err
+			}
+			return r.Stream, nil
+		}
+	}
+	var failed []error
+	for _, d := range p.Datasets {
+		if d.LabelsSQL == "" {
+			continue
+		}
+		if err := pit.CheckLabelQuery(ctx, p, d, whole); err != nil {
+			failed = append(failed, fmt.Errorf("%s: labels.sql: %w", d.LabelsAt, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// hasCatalog reports whether the catalog of a project is a file that is there.
+func hasCatalog(p *feature.Project) bool {
 	path := p.Lake.Catalog
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(p.Dir, path)
 	}
-	if _, err := os.Stat(path); p.Lake.REST() || errors.Is(err, fs.ErrNotExist) {
+	_, err := os.Stat(path)
+	return !p.Lake.REST() && !errors.Is(err, fs.ErrNotExist)
+}
+
+// followed refuses what the tables of a project can't follow, where its catalog is a file that is there.
+func (a *app) followed(ctx context.Context, p *feature.Project) error {
+	if !hasCatalog(p) {
 		return nil
 	}
 	l, err := openLake(ctx, p)

@@ -56,7 +56,11 @@ func (a *app) datasetShowCommand() *cobra.Command {
 
 // trainingSet finds the file of a card: where it was written, or beside the card where both were moved.
 func trainingSet(cardPath string, c *pit.Card) (path string, ok bool) {
-	for _, path := range []string{c.Out, strings.TrimSuffix(cardPath, ".card.json") + filepath.Ext(c.Out)} {
+	ending := filepath.Ext(c.Out)
+	if plain, ok := strings.CutSuffix(c.Out, ".gz"); ok {
+		ending = filepath.Ext(plain) + ending
+	}
+	for _, path := range []string{c.Out, strings.TrimSuffix(cardPath, ".card.json") + ending} {
 		if _, err := os.Stat(path); err == nil {
 			return path, true
 		}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -98,5 +100,20 @@ func TestPrintCard(t *testing.T) {
 `
 	if b.String() != want {
 		t.Errorf("drawn\n%s\nwant\n%s", b.String(), want)
+	}
+}
+
+// A training set that was moved with its card is found by both of its endings.
+func TestTrainingSetBesideItsCard(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"x.csv.gz", "y.parquet"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for was, card := range map[string]string{"/gone/was.csv.gz": "x.card.json", "/gone/was.parquet": "y.card.json"} {
+		if path, ok := trainingSet(filepath.Join(dir, card), &pit.Card{Out: was}); !ok {
+			t.Errorf("%s: looked for %s", card, path)
+		}
 	}
 }
