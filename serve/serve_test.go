@@ -112,13 +112,7 @@ func newFixture(t *testing.T, address string, change func(*Options)) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.store.Close() })
-	if info, err := f.redis.Info(t.Context(), "server").Result(); err == nil {
-		for line := range strings.Lines(info) {
-			if id, ok := strings.CutPrefix(strings.TrimSpace(line), "run_id:"); ok {
-				f.run = id
-			}
-		}
-	}
+	f.run = runID(t, f.redis)
 	o := Options{Project: f.project, Client: online.NewClient(f.store, f.project, func() time.Time { return now }), Say: f.said.say}
 	t.Cleanup(func() { o.Client.Close() })
 	if change != nil {
@@ -126,6 +120,20 @@ func newFixture(t *testing.T, address string, change func(*Options)) *fixture {
 	}
 	f.server = New(o)
 	return f
+}
+
+// runID is the run id of a server, "" where it tells none.
+func runID(t *testing.T, c *redis.Client) string {
+	info, err := c.Info(t.Context(), "server").Result()
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(info) {
+		if id, ok := strings.CutPrefix(strings.TrimSpace(line), "run_id:"); ok {
+			return id
+		}
+	}
+	return ""
 }
 
 func loadProject(t *testing.T, streams, views string) *feature.Project {
