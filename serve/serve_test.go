@@ -181,7 +181,11 @@ func (f *fixture) put(view string, number int, a string, b, seconds int, values 
 	f.t.Helper()
 	at := base.Add(time.Duration(seconds) * time.Second).UnixMicro()
 	order := feature.Order{EventTime: at, Live: true}
-	if err := f.redis.HSet(f.t.Context(), f.key(view, number, a, b), append([]any{"_v", order.String(), "_et", at}, values...)...).Err(); err != nil {
+	fields := slices.Clone(values)
+	for i := 0; i < len(fields); i += 2 {
+		fields[i] = online.FeatureField(slices.Index(f.project.View(view).FeatureNames(), fields[i].(string)))
+	}
+	if err := f.redis.HSet(f.t.Context(), f.key(view, number, a, b), append([]any{"_v", order.String()}, fields...)...).Err(); err != nil {
 		f.t.Fatal(err)
 	}
 }

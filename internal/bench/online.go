@@ -310,7 +310,7 @@ func (o OnlineOptions) cell(ctx context.Context, s shape, k, c int, p *feature.P
 	}
 	var fields []string
 	for _, r := range refs {
-		fields = append(fields, r.Feature)
+		fields = append(fields, online.FeatureField(slices.Index(p.View(r.View).FeatureNames(), r.Feature)))
 	}
 	prefix := p.Name + ":profile:" + number + ":{contact|"
 	ways := []struct {
