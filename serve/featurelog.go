@@ -56,6 +56,9 @@ type marked struct {
 	views map[string]online.Generation // those that are read
 }
 
+// readMarksMax bounds how long the marks are asked for, which goes on once the server has ended.
+const readMarksMax = 2 * time.Second
+
 // NewFeatureLog makes a log. [FeatureLog.Run] writes it.
 func NewFeatureLog(o FeatureLogOptions) *FeatureLog {
 	return &FeatureLog{options: o, queue: make(chan Served, logRequestMax)}
@@ -106,14 +109,15 @@ func (f *FeatureLog) Run(ctx context.Context) error {
 		}
 	}
 	var written time.Time
+	f.readMarks(ctx)
 	for {
-		f.readMarks(ctx)
 		wait := time.NewTimer(marksEvery)
 		select {
 		case <-ctx.Done():
 		case <-wait.C:
 		}
 		wait.Stop()
+		f.readMarks(ctx) // first: what was read of a generation that is new since then finds its base
 		rows = f.drain(rows)
 		if ctx.Err() != nil {
 			break
@@ -171,7 +175,9 @@ func (f *FeatureLog) rows(rows []feature.ServedRow, s Served) []feature.ServedRo
 			}
 			if g, known := marks[seen.View]; known && g.Number == seen.Generation {
 				one.Marks = g.Marks
-				if view.Windowed() {
+			}
+			if view.Windowed() {
+				if g, known := f.generation(seen.View, seen.Generation); known {
 					one.Guards = windowGuards(g, seen.Guards)
 				}
 			}
@@ -206,6 +212,8 @@ func windowGuards(g online.Generation, own map[string]string) map[string]string 
 
 // readMarks asks how far the views are written. Where that fails, rows are logged without.
 func (f *FeatureLog) readMarks(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readMarksMax)
+	defer cancel()
 	m := marked{views: map[string]online.Generation{}}
 	for _, v := range f.options.Project.Views {
 		if f.options.Project.Unserved(v) != "" {
@@ -240,4 +248,16 @@ func (f *FeatureLog) marksBefore(at time.Time) map[string]online.Generation {
 		}
 	}
 	return newest
+}
+
+// generation is a generation of a view as it was found when the marks were read last, before a read or after it: its base stays what it is.
+func (f *FeatureLog) generation(view string, number int64) (online.Generation, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range f.marks {
+		if g, found := m.views[view]; found && g.Number == number {
+			return g, true
+		}
+	}
+	return online.Generation{}, false
 }
