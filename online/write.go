@@ -118,7 +118,7 @@ func (w *ViewWriter) Write(ctx context.Context, generations []int64, rows []arro
 		}
 		for _, v := range valued {
 			err = w.each(v, func(e *entityWrite) {
-				id := strings.Join(e.key, "\x00")
+				id := entityKey("", w.entity.Name, e.key) // which no other entity has, whatever bytes its keys hold
 				switch old := newest[id]; {
 				case old != nil && e.patch != nil:
 					old.merge(e)
