@@ -171,9 +171,9 @@ func (f *FeatureLog) rows(rows []feature.ServedRow, s Served) []feature.ServedRo
 			}
 			if g, known := marks[seen.View]; known && g.Number == seen.Generation {
 				one.Marks = g.Marks
-				if view.Windowed() {
-					one.Guards = windowGuards(g, seen.Guards)
-				}
+			}
+			if g, known := f.generation(seen.View, seen.Generation); known && view.Windowed() {
+				one.Guards = windowGuards(g, seen.Guards)
 			}
 			for i, ref := range refs {
 				if ref.View != seen.View {
@@ -227,6 +227,19 @@ func (f *FeatureLog) readMarks(ctx context.Context) {
 	if f.marks = append(f.marks, m); len(f.marks) > marksKept {
 		f.marks = f.marks[1:]
 	}
+}
+
+// generation gives a generation of a view, if it was the one that is read at any of the times that are kept. Its base stays what it is, so
+// it doesn't matter when it was read: of one that was switched to since the marks before a read, it is known by those after it.
+func (f *FeatureLog) generation(view string, number int64) (online.Generation, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range f.marks {
+		if g, known := m.views[view]; known && g.Number == number {
+			return g, true
+		}
+	}
+	return online.Generation{}, false
 }
 
 // marksBefore are the newest marks that were read before a read began: what is below them was in Redis then.

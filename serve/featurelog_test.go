@@ -72,6 +72,13 @@ func TestFeatureLogMarks(t *testing.T) {
 			t.Errorf("after %s those of %d, want %d", after, g.Number, want)
 		}
 	}
+	// A generation's base is known whenever it was read, as of one that was switched to between the marks before and a read.
+	if g, known := f.generation("v", 4); !known || g.Number != 4 {
+		t.Errorf("the generation that was read last: %+v, %v", g, known)
+	}
+	if _, known := f.generation("v", 5); known {
+		t.Error("a generation that was never read is known")
+	}
 	if f.marksBefore(at.Add(-1)) != nil {
 		t.Error("marks that were read later are taken")
 	}
