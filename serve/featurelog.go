@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -169,11 +170,13 @@ func (f *FeatureLog) rows(rows []feature.ServedRow, s Served) []feature.ServedRo
 			for _, values := range s.Plan.Entity(seen.View, s.Keys) {
 				one.Entity = append(one.Entity, values[n])
 			}
-			if g, known := marks[seen.View]; known && g.Number == seen.Generation {
-				one.Marks = g.Marks
-			}
-			if g, known := f.generation(seen.View, seen.Generation); known && view.Windowed() {
-				one.Guards = windowGuards(g, seen.Guards)
+			if g, known := f.generation(seen.View, seen.Generation, s.Result.At); known {
+				if before := marks[seen.View]; before.Number == g.Number && before.BuiltAt.Equal(g.BuiltAt) {
+					one.Marks = before.Marks
+				}
+				if view.Windowed() {
+					one.Guards = windowGuards(g, seen.Guards)
+				}
 			}
 			for i, ref := range refs {
 				if ref.View != seen.View {
@@ -229,13 +232,14 @@ func (f *FeatureLog) readMarks(ctx context.Context) {
 	}
 }
 
-// generation gives a generation of a view, if it was the one that is read at any of the times that are kept. Its base stays what it is, so
-// it doesn't matter when it was read: of one that was switched to since the marks before a read, it is known by those after it.
-func (f *FeatureLog) generation(view string, number int64) (online.Generation, bool) {
+// generation gives a generation of a view that was read at a time, if it is known. Its base stays what it is, so it doesn't matter when that
+// was asked for: of one that was switched to since the marks before the read, it is known by those after it. In a Redis that restarted
+// empty the numbers begin anew, so it is the newest that was begun before the time.
+func (f *FeatureLog) generation(view string, number int64, at time.Time) (online.Generation, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, m := range f.marks {
-		if g, known := m.views[view]; known && g.Number == number {
+	for _, m := range slices.Backward(f.marks) {
+		if g, known := m.views[view]; known && g.Number == number && !g.BuiltAt.After(at) {
 			return g, true
 		}
 	}
