@@ -274,31 +274,38 @@ func (s *Store) join(ctx context.Context, view string, g Generation, worker stri
 	return nil
 }
 
+// switchTo makes a generation the one that is read, unless a newer one is.
+//
+// KEYS[1] the view's generations; ARGV[1] the generation's number, ARGV[2] what it says of itself. It gives 0 where a newer one is read.
+var switchTo = redis.NewScript(`
+if tonumber(redis.call('HGET', KEYS[1], 'current') or '0') > tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2], 'current', ARGV[1])
+return 1
+`)
+
 // Switch makes a generation the one that is read, and removes the older ones. Where a newer one is read already, it
 // removes this one, and where the store isn't the one that it was built on any more it fails.
 func (s *Store) Switch(ctx context.Context, view string, g Generation) error {
 	if err := s.same(ctx, view, g); err != nil {
 		return errors.Join(err, s.remove(ctx, view, g))
 	}
-	before, err := s.Generations(ctx, view)
-	if err != nil {
-		return err
-	}
-	if before.Current > g.Number {
-		return s.remove(ctx, view, g)
-	}
 	g.State = Ready
 	text, err := json.Marshal(g)
 	if err != nil {
 		return fmt.Errorf("switch to generation %d of %s: %w", g.Number, view, err)
 	}
-	key, number := generationsKey(s.project, view), strconv.FormatInt(g.Number, 10)
-	_, err = s.redis.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		p.HSet(ctx, key, number, text, fieldCurrent, number)
-		return nil
-	})
-	if err != nil {
+	keys, number := []string{generationsKey(s.project, view)}, strconv.FormatInt(g.Number, 10)
+	switched, err := switchTo.EvalSha(ctx, s.redis, keys, number, text).Int()
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		if err = switchTo.Load(ctx, s.redis).Err(); err == nil {
+			switched, err = switchTo.EvalSha(ctx, s.redis, keys, number, text).Int()
+		}
+	}
+	switch {
+	case err != nil:
 		return fmt.Errorf("switch to generation %d of %s: %w", g.Number, view, err)
+	case switched == 0:
+		return s.remove(ctx, view, g)
 	}
 	step.At(step.GenerationSwitched)
 	all, err := s.Generations(ctx, view)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
@@ -200,7 +199,7 @@ func (w *ViewWriter) takeRows(ctx context.Context, g Generation, batches []arrow
 			if !whole || !at.Live {
 				continue
 			}
-			id := strings.Join(key, "\x00")
+			id := entityKey("", w.entity.Name, key) // which no other entity has, whatever bytes its keys hold
 			keys[id] = key
 			events[id] = append(events[id], tileEvent{rows, i, at})
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -173,11 +174,11 @@ func (f *FeatureLog) rows(rows []feature.ServedRow, s Served) []feature.ServedRo
 			for _, values := range s.Plan.Entity(seen.View, s.Keys) {
 				one.Entity = append(one.Entity, values[n])
 			}
-			if g, known := marks[seen.View]; known && g.Number == seen.Generation {
-				one.Marks = g.Marks
-			}
-			if view.Windowed() {
-				if g, known := f.generation(seen.View, seen.Generation); known {
+			if g, known := f.generation(seen.View, seen.Generation, s.Result.At); known {
+				if before := marks[seen.View]; before.Number == g.Number && before.BuiltAt.Equal(g.BuiltAt) {
+					one.Marks = before.Marks
+				}
+				if view.Windowed() {
 					one.Guards = windowGuards(g, seen.Guards)
 				}
 			}
@@ -237,6 +238,20 @@ func (f *FeatureLog) readMarks(ctx context.Context) {
 	}
 }
 
+// generation gives a generation of a view that was read at a time, if it is known. Its base stays what it is, so it doesn't matter when that
+// was asked for: of one that was switched to since the marks before the read, it is known by those after it. In a Redis that restarted
+// empty the numbers begin anew, so it is the newest that was begun before the time.
+func (f *FeatureLog) generation(view string, number int64, at time.Time) (online.Generation, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range slices.Backward(f.marks) {
+		if g, known := m.views[view]; known && g.Number == number && !g.BuiltAt.After(at) {
+			return g, true
+		}
+	}
+	return online.Generation{}, false
+}
+
 // marksBefore are the newest marks that were read before a read began: what is below them was in Redis then.
 func (f *FeatureLog) marksBefore(at time.Time) map[string]online.Generation {
 	f.mu.Lock()
@@ -248,16 +263,4 @@ func (f *FeatureLog) marksBefore(at time.Time) map[string]online.Generation {
 		}
 	}
 	return newest
-}
-
-// generation is a generation of a view as it was found when the marks were read last, before a read or after it: its base stays what it is.
-func (f *FeatureLog) generation(view string, number int64) (online.Generation, bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, m := range f.marks {
-		if g, found := m.views[view]; found && g.Number == number {
-			return g, true
-		}
-	}
-	return online.Generation{}, false
 }

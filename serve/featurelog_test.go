@@ -72,6 +72,18 @@ func TestFeatureLogMarks(t *testing.T) {
 			t.Errorf("after %s those of %d, want %d", after, g.Number, want)
 		}
 	}
+	// A generation's base is known whenever it was read, as of one that was switched to between the marks before and a read. Numbers may
+	// come again, with a Redis that restarted empty.
+	again := at.Add(4 * time.Second)
+	f.marks = append(f.marks, marked{at: again, views: map[string]online.Generation{"v": {Number: 4, BuiltAt: again.Add(time.Second)}}})
+	for after, want := range map[time.Duration]time.Time{time.Hour: again.Add(time.Second), 4500 * time.Millisecond: {}, -time.Hour: {}} {
+		if g, known := f.generation("v", 4, at.Add(after)); !known || !g.BuiltAt.Equal(want) {
+			t.Errorf("after %s the generation that was begun at %s, want %s", after, g.BuiltAt, want)
+		}
+	}
+	if _, known := f.generation("v", 5, again); known {
+		t.Error("a generation that was never read is known")
+	}
 	if f.marksBefore(at.Add(-1)) != nil {
 		t.Error("marks that were read later are taken")
 	}

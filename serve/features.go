@@ -32,8 +32,12 @@ type plans struct {
 	byFeatures map[string]*prepared
 }
 
-// plansMax bounds the plans that are kept. Beyond them all are made anew.
-const plansMax = 1024
+// Bounds of the plans that are kept: beyond plansMax all are made anew, and lists of features of more than planKeyMax bytes, which a
+// caller may make up without an end, are prepared for each request.
+const (
+	plansMax   = 1024
+	planKeyMax = 16 << 10
+)
 
 // getOnlineFeatures answers a request for features.
 func (s *Server) getOnlineFeatures(w http.ResponseWriter, r *http.Request, c *caller) error {
@@ -102,10 +106,7 @@ func parse(body *bytes.Buffer) (*request, error) {
 
 // prepare finds the features that a request names.
 func (s *Server) prepare(r *request) (*prepared, error) {
-	key := "\x00" + r.service
-	if r.service == "" {
-		key = strings.Join(r.features, "\x00")
-	}
+	key := planKey(r)
 	s.plans.mu.RLock()
 	p := s.plans.byFeatures[key]
 	s.plans.mu.RUnlock()
@@ -119,6 +120,9 @@ func (s *Server) prepare(r *request) (*prepared, error) {
 	if p, err = s.prepareRefs(refs); err != nil {
 		return nil, err
 	}
+	if len(key) > planKeyMax {
+		return p, nil
+	}
 	s.plans.mu.Lock()
 	defer s.plans.mu.Unlock()
 	if len(s.plans.byFeatures) >= plansMax {
@@ -126,6 +130,22 @@ func (s *Server) prepare(r *request) (*prepared, error) {
 	}
 	s.plans.byFeatures[key] = p
 	return p, nil
+}
+
+// planKey tells what a request asks for from all else that one may ask for, whatever bytes its names hold.
+func planKey(r *request) string {
+	if r.service != "" {
+		return "service " + r.service
+	}
+	var b strings.Builder
+	b.WriteString("features")
+	for _, f := range r.features {
+		b.WriteByte(' ')
+		b.WriteString(strconv.Itoa(len(f)))
+		b.WriteByte(' ')
+		b.WriteString(f)
+	}
+	return b.String()
 }
 
 func (s *Server) prepareRefs(refs []feature.Ref) (*prepared, error) {

@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/alicebob/miniredis/v2"
 )
 
 // Whatever a body is, it is read, or refused with an error of the caller's; what is read is what another decoder reads.
@@ -61,5 +65,37 @@ func TestAppendTime(t *testing.T) {
 		if got := string(appendTime(nil, time.UnixMicro(c.us))); got != c.want {
 			t.Errorf("%d: %s, want %s", c.us, got, c.want)
 		}
+	}
+}
+
+// What one request has prepared is not taken for what another asks for, whatever bytes names hold, and what is kept of requests is bounded.
+func TestPlansAreApart(t *testing.T) {
+	f := newFixture(t, miniredis.RunT(t).Addr(), nil).filled()
+	ask := func(what string) int {
+		status, _ := f.post("/get-online-features", `{`+what+`,"full_feature_names":true,"entities":{"a":["x"],"b":[1]}}`)
+		return status
+	}
+	for _, c := range []struct {
+		asks string
+		want int
+	}{
+		{`"feature_service":"both"`, 200}, {`"features":["","both"]`, 400},
+		{`"features":["short:n","all:m"]`, 200}, {`"features":["short:n\u0000all:m"]`, 400},
+	} {
+		if got := ask(c.asks); got != c.want {
+			t.Errorf("%s: %d, want %d", c.asks, got, c.want)
+		}
+	}
+	for i := range 10 { // the same features, each time written as no request has
+		if got := ask(fmt.Sprintf(`"features":["short:n"%s]`, strings.Repeat(`,"`+strings.Repeat(" ", i)+`short:n"`, 4000))); got != 200 {
+			t.Errorf("a long list: %d", got)
+		}
+	}
+	kept := 0
+	for key := range f.server.plans.byFeatures {
+		kept += len(key)
+	}
+	if kept > 1000 {
+		t.Errorf("%d bytes of requests are kept", kept)
 	}
 }

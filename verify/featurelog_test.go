@@ -223,6 +223,18 @@ func TestServedLeavesOut(t *testing.T) {
 	if report := w.verifyServed("all", time.Time{}); report.Unmarked != 1 || !report.OK() {
 		t.Errorf("without marks: %+v", report)
 	}
+
+	// Events of windows may all be in what the generation was built from. Where that isn't known either, as right after a switch, nothing
+	// says which they are.
+	w = newTilesWorld(t)
+	w.take(true, false, w.facts(random(t), "fact.v1", 60)...)
+	w.build("every")
+	r = w.read("every", time.Now(), [2]string{"a", "1"})[0]
+	r.Marks, r.Guards = nil, map[string]string{}
+	w.log(r)
+	if report := w.verifyServed("every", time.Time{}); report.Unmarked != 1 || report.Values != 0 || !report.OK() {
+		t.Errorf("windows without marks: %+v\n%s", report, text(report.Findings))
+	}
 }
 
 // Windows that are read while events come are what loops over the log make of them; what is altered is named.
