@@ -89,28 +89,6 @@ func TestFeatureLogMarks(t *testing.T) {
 	}
 }
 
-// The base of a generation that was switched to since marks were read last is that of the next reading; its marks are not.
-func TestFeatureLogNewGeneration(t *testing.T) {
-	f := NewFeatureLog(FeatureLogOptions{})
-	at := time.Now()
-	for i := range int64(2) {
-		g := online.Generation{Number: 1 + i, Base: map[string]int64{"t:0": 10 * i}, Others: i}
-		f.marks = append(f.marks, marked{at: at.Add(time.Duration(i) * time.Second), views: map[string]online.Generation{"v": g}})
-	}
-	if g, found := f.generation("v", 2); !found || g.Base["t:0"] != 10 || g.Others != 1 {
-		t.Errorf("the base of 2 is that of %+v, %v", g, found)
-	}
-	if g := f.marksBefore(at.Add(time.Second / 2))["v"]; g.Number != 1 {
-		t.Errorf("marks of %d are those of a read before them", g.Number)
-	}
-	if _, found := f.generation("v", 3); found {
-		t.Error("a generation that was never found has a base")
-	}
-	if _, found := f.generation("other", 1); found {
-		t.Error("a view that was never found has a base")
-	}
-}
-
 // What was read of a generation that is switched to between two readings of the marks is logged with its base.
 func TestFeatureLogReadsMarksBeforeRows(t *testing.T) {
 	store, err := online.InProcess("test")
