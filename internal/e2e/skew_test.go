@@ -391,15 +391,19 @@ func (s *skew) tamper() {
 	current := s.redis.HGet(ctx, "crm:wide:generations", "current").Val()
 	keys := s.redis.Keys(ctx, "crm:wide:"+current+":{*").Val()
 	slices.Sort(keys)
-	i := slices.IndexFunc(keys, func(k string) bool { return s.redis.HExists(ctx, k, "mkt_status").Val() })
+	const status = "0" // mkt_status, by its place in the view
+	i := slices.IndexFunc(keys, func(k string) bool { return s.redis.HExists(ctx, k, status).Val() })
+	gone := slices.IndexFunc(keys, func(k string) bool { return s.redis.HExists(ctx, k, "_d").Val() })
+	if i < 0 || gone < 0 {
+		t.Fatalf("of %d entities none has a status, or none is gone", len(keys))
+	}
 	id := strings.TrimSuffix(keys[i][strings.Index(keys[i], "|")+1:], "}")
 	order := s.redis.HGet(ctx, keys[i], "_v").Val()
 	feastKey := fmt.Sprintf("\x01\x00\x00\x00\x02\x00\x00\x00\x0a\x00\x00\x00contact_id\x02\x00\x00\x00%c\x00\x00\x00%scrm", len(id), id)
-	gone := slices.IndexFunc(keys, func(k string) bool { return s.redis.HExists(ctx, k, "_d").Val() })
 	for _, c := range []struct {
 		what, view, key, field, value, kind, entity string
 	}{
-		{"a value", "wide", keys[i], "mkt_status", "nonsense", "wrong_value", id},
+		{"a value", "wide", keys[i], status, "nonsense", "wrong_value", id},
 		{"a guard", "wide", keys[i], "_v", order[:len(order)-1] + "z", "wrong_guard", id},
 		{"a tombstone", "wide", keys[gone], "_d", "", "wrong_value", strings.TrimSuffix(keys[gone][strings.Index(keys[gone], "|")+1:], "}")},
 		{"a value in Feast's layout", "feast", feastKey, feature.FeastField("feast", "mkt_status"), "\x12\x01x", "wrong_value", id},
