@@ -83,6 +83,9 @@ func (b *build) ownTemp(now time.Time) error {
 		return fmt.Errorf("look for folders of builds that were killed: %w", err)
 	}
 	for _, o := range old {
+		if o == b.temp { // a clock that is ahead of the disk's would take it for an old one
+			continue
+		}
 		if info, err := os.Stat(filepath.Join(o, "spill")); err != nil || now.Sub(info.ModTime()) <= tempKept {
 			continue
 		}

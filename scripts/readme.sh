@@ -38,4 +38,4 @@ sed -i.bak -e "s/6390/$redis/g" -e "s/6566/$http/g" -e "s/loam serve/& --addr 12
 
 git clone -q "$root" "$tmp/loam"
 cd "$tmp/loam"
-bash -euvo pipefail -c 'trap "jobs -p | xargs kill 2>/dev/null; wait" EXIT; . "$1"' readme "$tmp/commands.sh"
+bash -euvo pipefail -c 'trap "jobs -p | xargs kill 2>/dev/null || true; wait || true" EXIT; . "$1"' readme "$tmp/commands.sh"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/spf13/cobra"
 )
 
@@ -78,6 +80,9 @@ func TestExamples(t *testing.T) {
 			if strings.HasPrefix(line, "loam init") || strings.HasPrefix(line, "loam demo") {
 				in = t.TempDir() // they make folders of their own
 			}
+			if strings.HasPrefix(line, "loam verify --online") || strings.HasPrefix(line, "loam verify --served") {
+				in = served(t)
+			}
 			c := exec.CommandContext(t.Context(), "sh", "-c", line)
 			if strings.HasPrefix(line, "loam run") && !strings.Contains(line, "--until-end") || strings.HasPrefix(line, "loam serve") {
 				c = exec.CommandContext(t.Context(), "sh", "-c", "exec "+line)
@@ -91,6 +96,37 @@ func TestExamples(t *testing.T) {
 			}
 		})
 	}
+}
+
+// served is a project with a Redis, from which two features were asked for and logged.
+func served(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "crm")
+	if _, err := initProject(dir); err != nil {
+		t.Fatal(err)
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	free.Close()
+	script := fmt.Sprintf(`set -e
+echo 'online: {redis: %s}' >>loam.yaml
+loam simulate --contacts 20 --days 30 --out events
+loam backfill events/events.jsonl
+loam materialize
+loam serve --addr %[2]s --log-features 1 &
+curl -sSf --retry 20 --retry-connrefused http://%[2]s/ready
+curl -sSf http://%[2]s/get-online-features -H 'Content-Type: application/json' -d '{"feature_service": "churn_v1", "entities": {"contact_id": ["c7"]}}'
+kill -TERM $!
+wait $!`, miniredis.RunT(t).Addr(), address)
+	c := exec.CommandContext(t.Context(), "sh", "-c", script)
+	c.Dir = dir
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return dir
 }
 
 // untilInterrupted starts a worker, and ends it as Ctrl-C does once it says that it is at work.

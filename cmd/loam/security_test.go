@@ -110,10 +110,13 @@ func TestRedisRights(t *testing.T) {
 	p.write("secret", redisPassword+"\n")
 	p.write("streams/part.yaml", "stream: part\nkind: state\nformat: row\nkey: [id]\nevent_time: at\nid: position\npayload: patch\ncolumns: [{name: id, type: string}, {name: n, type: double}]\n")
 	p.write("features/part.yaml", "entities: [{name: piece, join_keys: [id]}]\nviews: [{name: parts, entity: piece, stream: part, ttl: 10000d, features: [n]}]\n")
+	p.write("streams/visit.yaml", "stream: visit\nkind: event\nformat: row\nkey: [visit]\nevent_time: at\nid: position\ncolumns: [{name: visit, type: string}, {name: id, type: string}]\n")
+	p.write("features/visit.yaml", "views: [{name: visits, entity: piece, stream: visit, aggregates: [{name: n, fn: count, windows: [30d]}]}]\n")
+	p.write(".loam/topics/visit.v1/0.jsonl", fmt.Sprintf(`{"visit": "v", "id": "a", "at": %q}`+"\n", time.Now().UTC().Format(time.RFC3339)))
 	p.write(".loam/topics/score.v1/0.jsonl", scores(0, 20))
 	p.write(".loam/topics/part.v1/0.jsonl", `{"id": "a", "n": 1, "at": "2026-01-01T00:00:00Z"}`+"\n"+`{"id": "a", "n": null, "at": "2026-01-02T00:00:00Z"}`+"\n"+"what\n")
 	p.loam("apply")
-	p.loam("run", "--until-end", "--stream", "score,part")
+	p.loam("run", "--until-end", "--stream", "score,part,visit")
 	p.loam("materialize")
 	p.declare(9)
 	p.loam("apply")
@@ -121,7 +124,7 @@ func TestRedisRights(t *testing.T) {
 	p.write("more.jsonl", scores(20, 30))
 	p.loam("backfill", "--stream", "score", filepath.Join(p.dir, "more.jsonl"))
 	p.loam("materialize") // what is replaced is removed
-	if text := p.loam("get", "--features", "scores:n", "--features", "parts:n", "--entity", "id=a"); text == "" {
+	if text := p.loam("get", "--features", "scores:n", "--features", "parts:n", "--features", "visits:n_30d", "--entity", "id=a"); text == "" {
 		t.Error("nothing")
 	}
 	p.loam("rewind", "score", "--to", "score.v1/0@5", "--yes")
