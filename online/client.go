@@ -90,6 +90,7 @@ type standing struct {
 	text   string // what stands there
 	runs   []string
 	prefix string // of its keys
+	said   Generation
 }
 
 // current gives the generation as it was last known, and asks where it isn't.
@@ -127,7 +128,7 @@ func (v *servedView) read(ctx context.Context, s *Store) (*standing, error) {
 	if _, ok := s.Usable(Generations{Current: one.Number, All: []Generation{one}}, v.definition); !ok {
 		return nil, unavailable
 	}
-	g := &standing{number: one.Number, field: number, text: text, runs: one.Runs, prefix: keyPrefix(s.project, v.name, one.Number)}
+	g := &standing{number: one.Number, field: number, text: text, runs: one.Runs, prefix: keyPrefix(s.project, v.name, one.Number), said: one}
 	v.last.Store(g)
 	return g, nil
 }

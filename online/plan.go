@@ -354,7 +354,7 @@ func (p *Plan) decode(r *Result, entities int, now int64, answers []redis.Cmder,
 			var seen *Seen
 			if ask.Seen {
 				seen = &r.Seen[n][i]
-				seen.View, seen.Generation = v.view.Name, generations[i].number
+				seen.View, seen.Generation, seen.Of = v.view.Name, generations[i].number, &generations[i].said
 			}
 			trace, err := v.layout.decode(answers[i*entities+n], now, row, seen)
 			if err != nil {
