@@ -25,7 +25,7 @@ help: ## list the targets
 build: announce ## bin/loam
 	go build $(BUILDARGS) -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/loam ./cmd/loam
 
-test: announce ## all tests; LOAM_TEST_KAFKA, _REDIS, _S3, _PYICEBERG, _SPARK and _FEAST let them use real services
+test: announce ## all tests; LOAM_TEST_KAFKA, _REDIS, _REDIS_CLUSTER, _S3, _PYICEBERG, _SPARK and _FEAST let them use real services
 	go test $(TESTARGS) ./...
 
 # A test binary with DuckDB inside takes minutes to build for the race detector, which sees nothing of C++ anyway.

@@ -2,6 +2,7 @@ package feature
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -32,5 +33,32 @@ online:
 	}
 	if c, err := (TLS{}).Config(""); c != nil || err != nil {
 		t.Errorf("without TLS: %v, %v", c, err)
+	}
+}
+
+// A cluster is named by one address and the word, or by several of its servers.
+func TestClusterAddresses(t *testing.T) {
+	for yaml, want := range map[string]Online{
+		"{redis: a:1}":                          {Redis: "a:1"},
+		"{redis: a:1, cluster: true}":           {Redis: "a:1", Cluster: true},
+		"{redis: 'a:1, b:2'}":                   {Redis: "a:1,b:2", Cluster: true},
+		"{redis: [a:1, b:2, c:3]}":              {Redis: "a:1,b:2,c:3", Cluster: true},
+		"{redis: [a:1, b:2], cluster: true}":    {Redis: "a:1,b:2", Cluster: true},
+		"{redis: ['a:1'], cluster: false}":      {Redis: "a:1"},
+		"{redis: [a:1, b:2], cluster: false}":   {},
+		"{redis: 'a:1,b'}":                      {},
+		"{redis: []}":                           {},
+		"{redis: 'a:1,,b:2'}":                   {},
+		"{redis: ['redis://u:p@h:1'], user: u}": {},
+	} {
+		p, err := Load(write(t, map[string]string{"loam.yaml": "project: x\nonline: " + yaml}), columnsIn)
+		switch {
+		case want == Online{}:
+			if err == nil || !strings.Contains(err.Error(), "online.") {
+				t.Errorf("%s: %v", yaml, err)
+			}
+		case err != nil || p.Online != want:
+			t.Errorf("%s: %+v, %v, want %+v", yaml, p.Online, err, want)
+		}
 	}
 }

@@ -258,7 +258,7 @@ func TestOrderText(t *testing.T) {
 	for range 20000 {
 		a, b := randomOrder(r), randomOrder(r)
 		ta, tb := a.String(), b.String()
-		if len(ta) != OrderDigits {
+		if want := OrderDigits + OrderSequenceDigits*int(bit(a.HasSequence)); len(ta) != want {
 			t.Fatalf("%+v is %q", a, ta)
 		}
 		if got, want := strings.Compare(ta, tb), a.Compare(b); got != want {
@@ -268,12 +268,18 @@ func TestOrderText(t *testing.T) {
 			t.Fatalf("%+v comes back as %+v, %v", a, back, err)
 		}
 	}
-	const frozen = "800638a1c1d8000018000000000000007100ada05000003000000000029"
 	o := Order{EventTime: 1751328000000000, HasSequence: true, Sequence: 7, Live: true, TopicHash: TopicHash("contact.v1"), Partition: 3, Offset: 41}
-	if got := o.String(); len(got) != OrderDigits {
+	if got, frozen := o.String(), "800638d2d353400018000000000000007114b8536c000003000000000029"; got != frozen {
 		t.Errorf("%q, frozen %q", got, frozen)
 	}
-	for _, text := range []string{"", strings.Repeat("0", 59), strings.Repeat("g", 60), strings.Repeat("A", 60), strings.Repeat("f", 60)} {
+	o.HasSequence = false
+	if got, frozen := o.String(), "800638d2d35340000114b8536c000003000000000029"; got != frozen {
+		t.Errorf("%q, frozen %q", got, frozen)
+	}
+	for _, text := range []string{
+		"", strings.Repeat("0", 43), strings.Repeat("0", 60), strings.Repeat("g", 44), strings.Repeat("A", 44), strings.Repeat("f", 44),
+		"800638d2d353400010114b8536c000003000000000029", "800638d2d35340000214b8536c000003000000000029",
+	} {
 		if o, err := ParseOrder(text); err == nil {
 			t.Errorf("%q is taken as %+v", text, o)
 		}

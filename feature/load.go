@@ -159,7 +159,7 @@ func (l *loader) loadProject(text []byte) {
 		"online": func(n *yaml.Node, field string) {
 			r.given(n, field, "tls", "user", "password")
 			seen := r.mapping(n, field, fields{
-				"redis": r.str(&p.Online.Redis), "tls": r.tls(&p.Online.TLS), "user": r.str(&p.Online.User), "password": r.credential(&p.Online.Password, false),
+				"redis": r.addresses(&p.Online.Redis), "cluster": r.boolean(&p.Online.Cluster), "tls": r.tls(&p.Online.TLS), "user": r.str(&p.Online.User), "password": r.credential(&p.Online.Password, false),
 			})
 			if seen["user"] != nil && seen["password"] == nil {
 				r.problem(n, join(field, "password"), "missing", "say where the user's password is: {env: NAME} or {file: path}")
@@ -168,7 +168,16 @@ func (l *loader) loadProject(text []byte) {
 				r.problem(n, field+".redis", "missing", "give the address, such as 127.0.0.1:6379, or leave online out")
 				return
 			}
-			r.hostPort(n, field+".redis", p.Online.Redis)
+			addresses := strings.Split(p.Online.Redis, ",")
+			for _, address := range addresses {
+				r.hostPort(n, field+".redis", address)
+			}
+			if len(addresses) > 1 {
+				if seen["cluster"] != nil && !p.Online.Cluster {
+					r.problem(seen["cluster"], join(field, "cluster"), "several addresses are those of a cluster", "give one address, or remove the line")
+				}
+				p.Online.Cluster = true
+			}
 		},
 	})
 	switch {
@@ -189,6 +198,22 @@ func (r *reader) given(n *yaml.Node, path string, keys ...string) {
 		if key, value := n.Content[i], n.Content[i+1]; value.Tag == "!!null" && slices.Contains(keys, key.Value) {
 			r.problem(key, join(path, key.Value), "the key has no value", "give it one, such as {}, or remove the line")
 		}
+	}
+}
+
+// addresses reads one address, several joined by commas, or a list of them, and joins them by commas.
+func (r *reader) addresses(dst *string) func(*yaml.Node, string) {
+	return func(n *yaml.Node, field string) {
+		var list []string
+		if n.Kind == yaml.SequenceNode {
+			r.strs(&list)(n, field)
+		} else if text, ok := r.text(n, field); ok {
+			list = strings.Split(text, ",")
+		}
+		for i := range list {
+			list[i] = strings.TrimSpace(list[i])
+		}
+		*dst = strings.Join(list, ",")
 	}
 }
 

@@ -86,9 +86,15 @@ func bit(b bool) byte {
 	return 0
 }
 
-// OrderDigits is the length of an order as text: time 16, sequence 17 with its null flag, live 1, topic 8, partition 6,
-// offset 12 hexadecimal digits. The format is frozen: it is the field _v of every hash in Redis.
-const OrderDigits = 60
+// Lengths of an order as text: time 16, the flag of its sequence 1, live 1, topic 8, partition 6 and offset 12 hexadecimal
+// digits, and 16 more for the sequence where it has one. The format is frozen: it is the field _v of every hash in Redis.
+const (
+	OrderDigits         = 44
+	OrderSequenceDigits = 16
+)
+
+// OrderTimeDigits is how many digits of an order as text are its event time.
+const OrderTimeDigits = 16
 
 // Bounds that the text of an order leaves to a position.
 const (
@@ -96,23 +102,22 @@ const (
 	OffsetMax    = 1<<48 - 1
 )
 
-// AppendText appends the order as 60 lower-case hexadecimal digits, which compare as text exactly as orders compare.
-// Signed numbers have their sign bit flipped. It never fails; the error is there for [encoding.TextAppender].
+// AppendText appends the order as lower-case hexadecimal digits, [OrderDigits] of them or [OrderSequenceDigits] more, which
+// compare as text exactly as orders compare: where one text has a sequence that the other lacks, the flag before it has
+// decided. Signed numbers have their sign bit flipped. It never fails; the error is there for [encoding.TextAppender].
 func (o Order) AppendText(dst []byte) ([]byte, error) {
 	const sign = 1 << 63
 	var raw [8]byte
+	var text [16]byte
 	put := func(v uint64, digits int) {
 		binary.BigEndian.PutUint64(raw[:], v)
-		var text [16]byte
 		hex.Encode(text[:], raw[:])
 		dst = append(dst, text[16-digits:]...)
 	}
 	put(uint64(o.EventTime)^sign, 16)
 	put(uint64(bit(o.HasSequence)), 1)
 	if o.HasSequence {
-		put(uint64(o.Sequence)^sign, 16)
-	} else {
-		put(0, 16)
+		put(uint64(o.Sequence)^sign, OrderSequenceDigits)
 	}
 	put(uint64(bit(o.Live)), 1)
 	put(uint64(o.TopicHash), 8)
@@ -123,34 +128,43 @@ func (o Order) AppendText(dst []byte) ([]byte, error) {
 
 // String is the order as [Order.AppendText] writes it.
 func (o Order) String() string {
-	text, _ := o.AppendText(make([]byte, 0, OrderDigits))
+	text, _ := o.AppendText(make([]byte, 0, OrderDigits+OrderSequenceDigits))
 	return string(text)
 }
 
 // ParseOrder reads what [Order.AppendText] wrote.
 func ParseOrder(text string) (Order, error) {
 	bad := func() (Order, error) {
-		return Order{}, fmt.Errorf("%q is not an order: want %d lower-case hexadecimal digits", text, OrderDigits)
+		return Order{}, fmt.Errorf("%q is not an order: want %d lower-case hexadecimal digits, or %d with a sequence", text, OrderDigits, OrderDigits+OrderSequenceDigits)
 	}
-	if len(text) != OrderDigits || strings.ToLower(text) != text {
+	if len(text) < OrderDigits || strings.ToLower(text) != text {
 		return bad()
 	}
-	raw, err := hex.DecodeString(text[:16] + "0" + text[16:17] + text[17:33] + "0" + text[33:34] + text[34:])
-	if err != nil || raw[8] > 1 || raw[17] > 1 {
+	flag, sequence, position := text[OrderTimeDigits], "", text[OrderTimeDigits+1:]
+	switch {
+	case flag == '0' && len(text) == OrderDigits:
+		sequence = strings.Repeat("0", OrderSequenceDigits)
+	case flag == '1' && len(text) == OrderDigits+OrderSequenceDigits:
+		sequence, position = position[:OrderSequenceDigits], position[OrderSequenceDigits:]
+	default:
+		return bad()
+	}
+	raw, err := hex.DecodeString(text[:OrderTimeDigits] + sequence + "0" + position)
+	if err != nil || raw[16] > 1 {
 		return bad()
 	}
 	const sign = 1 << 63
 	o := Order{
 		EventTime:   int64(binary.BigEndian.Uint64(raw[0:8]) ^ sign),
-		HasSequence: raw[8] == 1,
-		Live:        raw[17] == 1,
-		TopicHash:   binary.BigEndian.Uint32(raw[18:22]),
-		Partition:   int32(raw[22])<<16 | int32(raw[23])<<8 | int32(raw[24]),
+		HasSequence: flag == '1',
+		Live:        raw[16] == 1,
+		TopicHash:   binary.BigEndian.Uint32(raw[17:21]),
+		Partition:   int32(raw[21])<<16 | int32(raw[22])<<8 | int32(raw[23]),
 	}
 	if o.HasSequence {
-		o.Sequence = int64(binary.BigEndian.Uint64(raw[9:17]) ^ sign)
+		o.Sequence = int64(binary.BigEndian.Uint64(raw[8:16]) ^ sign)
 	}
-	for _, b := range raw[25:31] {
+	for _, b := range raw[24:30] {
 		o.Offset = o.Offset<<8 | int64(b)
 	}
 	return o, nil

@@ -31,7 +31,8 @@ type Broker struct {
 
 // Online says where the online values are; without an address get and serve load them from the lake.
 type Online struct {
-	Redis    string // host:port, or "" for none
+	Redis    string // host:port, several joined by commas, or "" for none
+	Cluster  bool   // it is a Redis Cluster
 	TLS      TLS
 	User     string // "" for the default user
 	Password Credential

@@ -145,10 +145,8 @@ func (w *liveWorld) served(view string) map[string]string {
 		return feastServed(w.t, w.store, w.project, view)
 	}
 	prefix := keyPrefix(w.store.project, view, all.Current)
-	keys, err := w.store.redis.Keys(ctx, globEscape(prefix)+"*").Result()
-	w.fatal(err)
 	hashes := map[string]string{}
-	for _, k := range keys {
+	for _, k := range keys(w.t, w.store, globEscape(prefix)+"*") {
 		fields, err := w.store.redis.HGetAll(ctx, k).Result()
 		w.fatal(err)
 		hashes[strings.TrimPrefix(k, prefix)] = fmt.Sprint(fields)
@@ -384,7 +382,7 @@ func TestRestartWhileBuilding(t *testing.T) {
 		if when == "before the switch" {
 			w.fatal(err)
 			s.process.FlushAll()
-			s.runs = []string{"another run"}
+			s.servers.runs = []string{"another run"}
 			err = s.Switch(ctx, "all", g)
 		}
 		if err == nil || !strings.Contains(err.Error(), "lost") && !strings.Contains(err.Error(), "restarted") {

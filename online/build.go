@@ -57,14 +57,9 @@ func (w *ViewWriter) Build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 }
 
 func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, error) {
-	g, err := w.store.begin(ctx, w.view.Name, w.hash, o.Now())
+	g, err := w.store.begin(ctx, w.view.Name, w.hash, w.view.Layout, w.view.FeatureNames(), o.Now())
 	if err != nil {
 		return g, err
-	}
-	if w.feast != nil {
-		if err := w.beginFeast(ctx, &g); err != nil {
-			return g, err
-		}
 	}
 	step.At(step.GenerationEntered)
 	if err := w.awaitWorkers(ctx, &g); err != nil {
@@ -195,7 +190,7 @@ func (w *ViewWriter) fill(ctx context.Context, g Generation, reading *lake.Readi
 	}
 	var writes []*entityWrite
 	add := func(e *entityWrite) {
-		if n := len(writes); n > 0 && e.patch != nil && slices.Equal(writes[n-1].key, e.key) {
+		if n := len(writes); n > 0 && e.patch != nil && writes[n-1].entity == e.entity {
 			writes[n-1].merge(e)
 			return
 		}

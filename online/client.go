@@ -2,7 +2,6 @@ package online
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +26,7 @@ var ErrAway = errors.New("the online store does not answer")
 // pipeline, behind the entities: generations are removed only once `current` names another, so values and unknown entities are of
 // a generation that was still there after they had been read. Where it was another one all is read again. Masters of a cluster
 // answer beside each other, so there an entity that is unknown is one only where `current` stands after that, too, which
-// is a round trip more. Whether Redis restarted is known of each connection from when it was made ([Store.connected]), and a process
+// is a round trip more. Whether Redis restarted is known of each connection from when it was made ([Store.meet]), and a process
 // ends with its connections. So no read gives a value of another definition, of an old dump or of a Redis that restarted empty.
 type Client struct {
 	store   *Store
@@ -85,12 +84,9 @@ type servedView struct {
 
 // standing is a generation that can be read.
 type standing struct {
-	number int64
+	Generation
 	field  string // its field in the hash of generations
-	text   string // what stands there
-	runs   []string
 	prefix string // of its keys
-	said   Generation
 }
 
 // current gives the generation as it was last known, and asks where it isn't.
@@ -104,31 +100,15 @@ func (v *servedView) current(ctx context.Context, s *Store) (*standing, error) {
 // read asks which generation is read.
 func (v *servedView) read(ctx context.Context, s *Store) (*standing, error) {
 	unavailable := fmt.Errorf("feature view %s: %w: run `loam materialize --view %s`, or the worker", v.name, ErrUnavailable, v.name)
-	number, err := s.redis.HGet(ctx, v.key, fieldCurrent).Result()
-	if errors.Is(err, redis.Nil) {
+	all, err := s.Generations(ctx, v.name)
+	if err != nil {
+		return nil, err
+	}
+	one, ok := s.Usable(all, v.definition)
+	if !ok {
 		return nil, unavailable
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read the generations of %s: %w", v.name, away(ctx, err))
-	}
-	text, err := s.redis.HGet(ctx, v.key, number).Result()
-	if errors.Is(err, redis.Nil) {
-		return nil, unavailable
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the generations of %s: %w", v.name, away(ctx, err))
-	}
-	one := Generation{}
-	if one.Number, err = strconv.ParseInt(number, 10, 64); err == nil {
-		err = json.Unmarshal([]byte(text), &one)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("generation %s of %s is not one of loam's: %w", number, v.name, err)
-	}
-	if _, ok := s.Usable(Generations{Current: one.Number, All: []Generation{one}}, v.definition); !ok {
-		return nil, unavailable
-	}
-	g := &standing{number: one.Number, field: number, text: text, runs: one.Runs, prefix: keyPrefix(s.project, v.name, one.Number), said: one}
+	g := &standing{Generation: one, field: strconv.FormatInt(one.Number, 10), prefix: keyPrefix(s.project, v.name, one.Number)}
 	v.last.Store(g)
 	return g, nil
 }
@@ -141,7 +121,7 @@ func (v *servedView) ask(ctx context.Context, p redis.Pipeliner, g *standing) *r
 // stands reports whether a generation was the one that is read, by what was answered after it was read.
 func (v *servedView) stands(s *Store, g *standing, answer *redis.SliceCmd) bool {
 	raw := answer.Val()
-	if answer.Err() == nil && len(raw) == 2 && raw[0] == g.field && raw[1] == g.text && slices.Equal(g.runs, s.runIDs()) {
+	if answer.Err() == nil && len(raw) == 2 && raw[0] == g.field && raw[1] == g.text && s.holds(g.Generation) {
 		return true
 	}
 	v.last.CompareAndSwap(g, nil)
@@ -155,9 +135,11 @@ func away(ctx context.Context, err error) error {
 	}
 	var timeout net.Error
 	switch {
-	case errors.As(err, &timeout), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, redis.ErrClosed), errors.Is(err, redis.ErrPoolTimeout):
+	case errors.Is(err, ErrAway):
+		return err
+	case errors.Is(err, errReplica), errors.As(err, &timeout), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, redis.ErrClosed), errors.Is(err, redis.ErrPoolTimeout):
 	case redis.HasErrorPrefix(err, "LOADING"), redis.HasErrorPrefix(err, "MASTERDOWN"), redis.HasErrorPrefix(err, "CLUSTERDOWN"),
-		redis.HasErrorPrefix(err, "TRYAGAIN"), redis.HasErrorPrefix(err, "READONLY"), redis.HasErrorPrefix(err, "BUSY"):
+		redis.HasErrorPrefix(err, "TRYAGAIN"), redis.HasErrorPrefix(err, "MOVED"), redis.HasErrorPrefix(err, "ASK"), redis.HasErrorPrefix(err, "READONLY"), redis.HasErrorPrefix(err, "BUSY"):
 	case redis.HasErrorPrefix(err, "ERR max number of clients"):
 	case redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"), redis.HasErrorPrefix(err, "NOPERM"):
 		return fmt.Errorf("%w: %w", ErrAway, unusable(err))

@@ -1,7 +1,7 @@
 // Package online keeps the newest feature values in Redis.
 //
-// The hash of an entity in a view holds its features as text, the event time _et and the order _v of the change they come
-// from. A write applies only if its order is greater, so writes may be repeated and arrive in any order, and what stays is
+// The hash of an entity in a view holds its features as text, and the order _v of the change they come from, which begins
+// with the event time. A write applies only if its order is greater, so writes may be repeated and arrive in any order, and what stays is
 // what history says is last. A delete leaves a tombstone that outranks older changes. Of a patch stream each column has such
 // an order of its own, and the last delete.
 //

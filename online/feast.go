@@ -156,8 +156,8 @@ func feastText(t feature.Type, value string) (string, error) {
 	return "", fmt.Errorf("a value of type %s: %w", t, errNotFeast)
 }
 
-// generationDigits are the digits of the generation behind the order in a guard of Feast's layout, so that a guard has 64 digits:
-// a longer value would make Redis keep the hash as a table.
+// generationDigits are the digits of the generation behind the order in a guard of Feast's layout, so that a guard has 64 digits
+// at most: a longer value would make Redis keep the hash as a table.
 const (
 	generationDigits = 4
 	generationMax    = 1<<(4*generationDigits) - 1
@@ -171,14 +171,15 @@ func feastGuard(o feature.Order, generation int64) string {
 
 // ParseFeastGuard reads the guard of a view in Feast's layout.
 func ParseFeastGuard(text string) (feature.Order, int64, error) {
-	if len(text) != feature.OrderDigits+generationDigits {
-		return feature.Order{}, 0, fmt.Errorf("%q is not a guard: want %d lower-case hexadecimal digits", text, feature.OrderDigits+generationDigits)
+	digits := len(text) - generationDigits // of the order
+	if digits < feature.OrderDigits {
+		return feature.Order{}, 0, fmt.Errorf("%q is not a guard: want an order and %d lower-case hexadecimal digits more", text, generationDigits)
 	}
-	order, err := feature.ParseOrder(text[:feature.OrderDigits])
+	order, err := feature.ParseOrder(text[:digits])
 	if err != nil {
 		return order, 0, err
 	}
-	generation, err := strconv.ParseInt(text[feature.OrderDigits:], 16, 64)
+	generation, err := strconv.ParseInt(text[digits:], 16, 64)
 	if err != nil || strings.ToLower(text) != text {
 		return order, 0, fmt.Errorf("%q is not a guard: its last digits are no generation", text)
 	}

@@ -17,7 +17,7 @@ import (
 // KEYS[1] the hash; ARGV[1] the guard, ARGV[2] its field, ARGV[3] the field of the event time, ARGV[4] the event time, or "" for
 // a tombstone, ARGV[5] a guard that is overwritten whatever it is, or ""; then field and value of each feature, of a tombstone
 // the fields alone.
-var guardedFeast = redis.NewScript(`
+var guardedFeast = newScript(`
 local old = redis.call('HGET', KEYS[1], ARGV[2])
 if old and old >= ARGV[1] and old ~= ARGV[5] then return old end
 if ARGV[4] == '' then
@@ -32,7 +32,7 @@ return ''
 // clearFeast removes fields of a view from a hash, its guard included, unless the guard has changed.
 //
 // KEYS[1] the hash; ARGV[1] the field of the guard, ARGV[2] the guard, "" for none; then the other fields.
-var clearFeast = redis.NewScript(`
+var clearFeast = newScript(`
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
 return redis.call('HDEL', KEYS[1], ARGV[1], unpack(ARGV, 3))
 `)
@@ -40,26 +40,17 @@ return redis.call('HDEL', KEYS[1], ARGV[1], unpack(ARGV, 3))
 // eachFeastKeys hands over the keys of the project in Feast's layout, some at a time, of which one may come twice. The slice is
 // used again after use returns.
 func (s *Store) eachFeastKeys(ctx context.Context, use func(keys []string) error) error {
-	iterator := s.redis.Scan(ctx, 0, "*"+globEscape(s.project), pipelineCalls).Iterator()
-	keys := make([]string, 0, pipelineCalls)
-	for iterator.Next(ctx) {
-		if !feastKeyOf(s.project, iterator.Val()) {
-			continue
+	err := s.eachMatch(ctx, "*"+globEscape(s.project), func(keys []string) error {
+		keys = slices.DeleteFunc(keys, func(k string) bool { return !feastKeyOf(s.project, k) })
+		if len(keys) == 0 {
+			return nil
 		}
-		if keys = append(keys, iterator.Val()); len(keys) == cap(keys) {
-			if err := use(keys); err != nil {
-				return err
-			}
-			keys = keys[:0]
-		}
-	}
-	if err := iterator.Err(); err != nil {
+		return use(keys)
+	})
+	if err != nil {
 		return fmt.Errorf("list the hashes in Feast's layout: %w", err)
 	}
-	if len(keys) == 0 {
-		return nil
-	}
-	return use(keys)
+	return nil
 }
 
 // EachFeastHash is [Store.EachHash] of all hashes of the project in Feast's layout, which hold the views that have it.
@@ -99,11 +90,6 @@ func (w *ViewWriter) sendFeast(ctx context.Context, generation int64, writes []*
 		n := min(len(writes), pipelineCalls)
 		part, over := writes[:n], replaced[:n]
 		stood, err := w.sendFeastPart(ctx, generation, part, over)
-		if redis.HasErrorPrefix(err, "NOSCRIPT") {
-			if err = guardedFeast.Load(ctx, w.store.redis).Err(); err == nil {
-				stood, err = w.sendFeastPart(ctx, generation, part, over)
-			}
-		}
 		if err != nil {
 			return err
 		}
@@ -122,28 +108,33 @@ func (w *ViewWriter) sendFeast(ctx context.Context, generation int64, writes []*
 
 // sendFeastPart gives of each write the guard that it lost to, or "".
 func (w *ViewWriter) sendFeastPart(ctx context.Context, generation int64, writes []*entityWrite, replaced []string) ([]string, error) {
-	commands := make([]*redis.Cmd, len(writes))
-	_, err := w.store.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, e := range writes {
-			args := []any{feastGuard(e.order, generation), w.feast.guard, w.feast.time, "", replaced[i]}
+	calls := newCalls(guardedFeast, len(writes), len(writes)*(9+2*len(w.feast.fields)))
+	for i, e := range writes {
+		calls.add(e.entity, func(args []any) []any {
+			args = append(args, feastGuard(e.order, generation), w.feast.guard, w.feast.time, "", replaced[i])
 			if e.deleted {
 				for _, field := range w.feast.fields {
 					args = append(args, field)
 				}
-			} else {
-				args[3] = feastTimeOf(e.order)
-				args = append(args, e.values...)
+				return args
 			}
-			commands[i] = guardedFeast.EvalSha(ctx, p, []string{w.feast.key(e.key)}, args...)
-		}
-		return nil
-	})
-	if err != nil {
+			args[len(args)-2] = feastTimeOf(e.order)
+			for f, field := range w.feast.fields {
+				if value := e.values[f]; value != nil {
+					args = append(args, field, value)
+				} else {
+					args = append(args, field, "") // of a null
+				}
+			}
+			return args
+		})
+	}
+	if err := w.store.make(ctx, calls); err != nil {
 		return nil, err
 	}
 	stood := make([]string, len(writes))
-	for i, c := range commands {
-		stood[i], _ = c.Val().(string)
+	for i, given := range calls.given {
+		stood[i], _ = given.(string)
 	}
 	return stood, nil
 }
@@ -179,15 +170,6 @@ func pastOf(offsets lake.Offsets) func(guard string) bool {
 		o, _, err := ParseFeastGuard(guard)
 		return err != nil || o.Offset < next[source{o.Live, o.TopicHash, o.Partition}]
 	}
-}
-
-// beginFeast notes in a generation what a later one has to clean up after it.
-func (w *ViewWriter) beginFeast(ctx context.Context, g *Generation) error {
-	g.Layout, g.Features = feature.FeastLayout, w.view.FeatureNames()
-	if err := w.store.put(ctx, w.view.Name, *g); err != nil {
-		return fmt.Errorf("begin generation %d of %s: %w", g.Number, w.view.Name, err)
-	}
-	return nil
 }
 
 // takeOver makes a generation of another definition, whose hashes are about to be written over, one that is read no more.
@@ -238,36 +220,27 @@ func (w *ViewWriter) sweepFeastKeys(ctx context.Context, keys []string, number i
 	if err != nil {
 		return fmt.Errorf("sweep the hashes in Feast's layout: %w", err)
 	}
-	clear := func() error {
-		_, err := w.store.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for i, k := range keys {
-				raw := found[i].Val()
-				guard, guarded := raw[0].(string)
-				if !slices.ContainsFunc(raw, func(v any) bool { return v != nil }) {
-					continue // another view's
-				}
-				if guarded {
-					if _, generation, err := ParseFeastGuard(guard); err == nil && generation >= number || !past(guard) {
-						continue
-					}
-				}
-				args := []any{w.feast.guard, guard}
-				for _, field := range fields {
-					args = append(args, field)
-				}
-				clearFeast.EvalSha(ctx, p, []string{k}, args...)
-			}
-			return nil
-		})
-		return err
-	}
-	err = clear()
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		if err = clearFeast.Load(ctx, w.store.redis).Err(); err == nil {
-			err = clear()
+	calls := newCalls(clearFeast, len(keys), len(keys)*(6+len(fields)))
+	for i, k := range keys {
+		raw := found[i].Val()
+		guard, guarded := raw[0].(string)
+		if !slices.ContainsFunc(raw, func(v any) bool { return v != nil }) {
+			continue // another view's
 		}
+		if guarded {
+			if _, generation, err := ParseFeastGuard(guard); err == nil && generation >= number || !past(guard) {
+				continue
+			}
+		}
+		calls.add(k, func(args []any) []any {
+			args = append(args, w.feast.guard, guard)
+			for _, field := range fields {
+				args = append(args, field)
+			}
+			return args
+		})
 	}
-	if err != nil {
+	if err := w.store.make(ctx, calls); err != nil {
 		return fmt.Errorf("sweep the hashes in Feast's layout: %w", err)
 	}
 	return nil

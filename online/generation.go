@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -26,24 +27,24 @@ const (
 )
 
 // Generation is one generation of a view. Fields of the hash <project>:<view>:generations say it: <number> holds this
-// as JSON, <number>:<topic>:<partition> the offset up to which it is written, its mark; <number>:joined that the worker
-// writes it; current the number that is read, next the newest number that was given.
+// as JSON, <number>:<topic>:<partition> the offset up to which it is written, its mark; <number>@<worker> that the worker
+// writes it; <number>+<run> that a master took keys of it over; current the number that is read, next the newest number that was given.
 type Generation struct {
 	Number     int64            `json:"-"`
-	Definition string           `json:"definition"` // hash of the view's definition
+	Definition string           `json:"definition"`         // hash of the view's definition
+	Features   []string         `json:"features,omitempty"` // names of the features, by the number that is their field
 	State      State            `json:"state"`
 	Base       map[string]int64 `json:"base"` // offsets of the snapshot that it was built from, by <topic>:<partition>
 	Runs       []string         `json:"runs"` // run ids of the masters it was built on
 	BuiltAt    time.Time        `json:"built_at"`
-	// Layout and Features are of views in Feast's layout, whose hashes a later generation writes over.
-	Layout   feature.Layout `json:"layout,omitempty"`
-	Features []string       `json:"features,omitempty"`
-	// Others is how many rows of the base of a windowed view came of files and redrives, of which offsets don't tell.
-	Others int64 `json:"others,omitempty"`
+	Layout     feature.Layout   `json:"layout,omitempty"` // Feast's, whose hashes a later generation writes over
+	Others     int64            `json:"others,omitempty"` // rows of the base of a windowed view that came of files and redrives, of which offsets don't tell
 	// Marks are the offsets up to which the partitions are written. One of a building generation says where a worker
 	// began to write it; a file has one only while it is being backfilled.
 	Marks  map[feature.Partition]int64 `json:"-"`
 	Joined []string                    `json:"-"` // workers that write it
+	Took   []string                    `json:"-"` // of the runs, those of masters that took keys over after it was begun
+	text   string                      // as it stands in its field
 }
 
 // fieldCurrent is the field with the number of the generation that is read.
@@ -58,14 +59,17 @@ type Generations struct {
 // Generations reads what there is of a view.
 func (s *Store) Generations(ctx context.Context, view string) (Generations, error) {
 	fields, err := s.redis.HGetAll(ctx, generationsKey(s.project, view)).Result()
+	if err == nil {
+		err = s.acquainted(ctx) // also with whom that was asked of
+	}
 	if err != nil {
-		return Generations{}, fmt.Errorf("read the generations of %s: %w", view, err)
+		return Generations{}, fmt.Errorf("read the generations of %s: %w", view, away(ctx, err))
 	}
 	var g Generations
 	byNumber := map[int64]*Generation{}
 	for field, text := range fields {
 		if number, err := strconv.ParseInt(field, 10, 64); err == nil {
-			one := &Generation{Number: number, Marks: map[feature.Partition]int64{}}
+			one := &Generation{Number: number, Marks: map[feature.Partition]int64{}, text: text}
 			if err := json.Unmarshal([]byte(text), one); err != nil {
 				return g, fmt.Errorf("generation %d of %s is not one of loam's: %w", number, view, err)
 			}
@@ -73,6 +77,15 @@ func (s *Store) Generations(ctx context.Context, view string) (Generations, erro
 		}
 	}
 	for field, text := range fields {
+		if number, run, moved := strings.Cut(field, "+"); moved {
+			if n, err := strconv.ParseInt(number, 10, 64); err == nil && byNumber[n] != nil {
+				byNumber[n].Took = append(byNumber[n].Took, run)
+				if !slices.Contains(byNumber[n].Runs, run) {
+					byNumber[n].Runs = append(byNumber[n].Runs, run)
+				}
+				continue
+			}
+		}
 		if number, worker, joined := strings.Cut(field, "@"); joined {
 			if n, err := strconv.ParseInt(number, 10, 64); err == nil && byNumber[n] != nil {
 				byNumber[n].Joined = append(byNumber[n].Joined, worker)
@@ -106,7 +119,7 @@ func (s *Store) Generations(ctx context.Context, view string) (Generations, erro
 // Usable gives the generation that is read, if it is one of this definition and its Redis has not restarted since.
 func (s *Store) Usable(g Generations, definition string) (Generation, bool) {
 	for _, one := range g.All {
-		if one.Number == g.Current && one.State == Ready && one.Definition == definition && slices.Equal(one.Runs, s.runIDs()) {
+		if one.Number == g.Current && one.State == Ready && one.Definition == definition && s.holds(one) {
 			return one, true
 		}
 	}
@@ -127,19 +140,35 @@ func parsePartition(text string) (feature.Partition, bool) {
 // joinedField is the field that says that a worker writes a generation.
 func joinedField(number int64, worker string) string { return fmt.Sprintf("%d@%s", number, worker) }
 
+// tookField is the field that says that a master took keys of a generation over.
+func tookField(number int64, run string) string { return fmt.Sprintf("%d+%s", number, run) }
+
+// adopt notes that masters took keys of a generation over, for processes that have not seen them join.
+func (s *Store) adopt(ctx context.Context, view string, g Generation) error {
+	for _, run := range s.runIDs() {
+		if slices.Contains(g.Runs, run) {
+			continue
+		}
+		if err := s.redis.HSet(ctx, generationsKey(s.project, view), tookField(g.Number, run), 1).Err(); err != nil {
+			return fmt.Errorf("note who took over keys of generation %d of %s: %w", g.Number, view, err)
+		}
+	}
+	return nil
+}
+
 func markField(number int64, p feature.Partition) string {
 	return fmt.Sprintf("%d:%s", number, partitionText(p))
 }
 
 // begin enters a new generation, which is building. Whoever writes the view writes it, too, from then on.
-func (s *Store) begin(ctx context.Context, view, definition string, now time.Time) (Generation, error) {
+func (s *Store) begin(ctx context.Context, view, definition string, layout feature.Layout, features []string, now time.Time) (Generation, error) {
 	key := generationsKey(s.project, view)
 	number, err := s.redis.HIncrBy(ctx, key, "next", 1).Result()
 	if err != nil {
 		return Generation{}, fmt.Errorf("begin a generation of %s: %w", view, err)
 	}
 	g := Generation{
-		Number: number, Definition: definition, State: Building, Runs: s.runIDs(), BuiltAt: now.UTC().Truncate(time.Millisecond),
+		Number: number, Definition: definition, Layout: layout, Features: features, State: Building, Runs: s.runIDs(), BuiltAt: now.UTC().Truncate(time.Millisecond),
 		Base: map[string]int64{}, Marks: map[feature.Partition]int64{},
 	}
 	if err := s.put(ctx, view, g); err != nil {
@@ -172,10 +201,10 @@ func (s *Store) complete(ctx context.Context, view string, g Generation) error {
 
 // same fails where the store isn't the one that the generation was begun on.
 func (s *Store) same(ctx context.Context, view string, g Generation) error {
-	if _, err := s.Restarted(ctx); err != nil {
-		return err
+	if err := s.check(ctx); err != nil {
+		return fmt.Errorf("ask Redis for its run id: %w", err)
 	}
-	if !slices.Equal(g.Runs, s.runIDs()) {
+	if !s.holds(g) {
 		return fmt.Errorf("the online store restarted while generation %d of %s was built", g.Number, view)
 	}
 	_, err := s.generation(ctx, view, g.Number)
@@ -317,6 +346,9 @@ func (s *Store) remove(ctx context.Context, view string, g Generation) error {
 	for _, worker := range g.Joined {
 		fields = append(fields, joinedField(g.Number, worker))
 	}
+	for _, run := range g.Took {
+		fields = append(fields, tookField(g.Number, run))
+	}
 	for p := range g.Marks {
 		fields = append(fields, markField(g.Number, p))
 	}
@@ -326,11 +358,54 @@ func (s *Store) remove(ctx context.Context, view string, g Generation) error {
 	return nil
 }
 
+// scansMax bounds how often keys are listed again because slots were moved meanwhile.
+const scansMax = 3
+
+// errMoving: keys that went from a server that was yet to be listed to one that had been may be missing.
+var errMoving = errors.New("slots of the cluster are being moved: ask again once that is done")
+
 // eachKeys hands over the keys of a generation's hashes, some at a time, of which one may come twice. The slice is used
-// again after use returns.
+// again after use returns. In a cluster whose slots are moved all the time it is errMoving.
 func (s *Store) eachKeys(ctx context.Context, view string, generation int64, use func(keys []string) error) error {
-	match := globEscape(keyPrefix(s.project, view, generation)) + "{*"
-	iterator := s.redis.Scan(ctx, 0, match, pipelineCalls).Iterator()
+	err := s.eachMatch(ctx, globEscape(keyPrefix(s.project, view, generation))+"{*", use)
+	if err != nil {
+		return fmt.Errorf("list the hashes of generation %d of %s: %w", generation, view, err)
+	}
+	return nil
+}
+
+// eachMatch hands over the keys that match a pattern, as eachKeys does.
+func (s *Store) eachMatch(ctx context.Context, match string, use func(keys []string) error) error {
+	for range scansMax {
+		before, movingBefore, err := s.slots(ctx)
+		if err != nil {
+			return err
+		}
+		var one sync.Mutex // use is called by one server's listing at a time
+		err = s.masters(ctx, func(ctx context.Context, c *redis.Client) error {
+			return scan(ctx, c, match, func(keys []string) error {
+				one.Lock()
+				defer one.Unlock()
+				return use(keys)
+			})
+		})
+		if err != nil {
+			return err
+		}
+		after, moving, err := s.slots(ctx)
+		if err != nil {
+			return err
+		}
+		if before == after && !moving && !movingBefore {
+			return nil
+		}
+	}
+	return errMoving
+}
+
+// scan hands over the keys of a server that match.
+func scan(ctx context.Context, c *redis.Client, match string, use func(keys []string) error) error {
+	iterator := c.Scan(ctx, 0, match, pipelineCalls).Iterator()
 	keys := make([]string, 0, pipelineCalls)
 	for iterator.Next(ctx) {
 		if keys = append(keys, iterator.Val()); len(keys) == cap(keys) {
@@ -341,7 +416,7 @@ func (s *Store) eachKeys(ctx context.Context, view string, generation int64, use
 		}
 	}
 	if err := iterator.Err(); err != nil {
-		return fmt.Errorf("list the hashes of generation %d of %s: %w", generation, view, err)
+		return err
 	}
 	if len(keys) == 0 {
 		return nil
@@ -363,7 +438,7 @@ const leaseTime = 10 * time.Second
 
 // Lease says that a worker runs, for the next ten seconds.
 func (s *Store) Lease(ctx context.Context, worker string) error {
-	now, err := s.redis.Time(ctx).Result()
+	now, err := s.now(ctx, workersKey(s.project))
 	if err == nil {
 		_, err = s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
 			p.ZRemRangeByScore(ctx, workersKey(s.project), "-inf", strconv.FormatInt(now.UnixMilli(), 10))
@@ -387,7 +462,7 @@ func (s *Store) Release(ctx context.Context, worker string) error {
 
 // Workers are the names of the workers that run, sorted.
 func (s *Store) Workers(ctx context.Context) ([]string, error) {
-	now, err := s.redis.Time(ctx).Result()
+	now, err := s.now(ctx, workersKey(s.project))
 	var workers []string
 	if err == nil {
 		// The bound is exclusive.

@@ -9,11 +9,13 @@ import (
 
 // Names of the fields of an entity's hash that are no features. They are frozen.
 const (
-	FieldOrder     = fieldOrder
-	FieldEventTime = fieldEventTime
-	FieldDeleted   = fieldDeleted
-	FieldGuard     = fieldGuard // begins the name, and a column's ends it
+	FieldOrder   = fieldOrder
+	FieldDeleted = fieldDeleted
+	FieldGuard   = fieldGuard // begins the name, and a column's ends it
 )
+
+// FeatureField is the field of a feature, by its number in the view. It is frozen.
+func FeatureField(feature int) string { return featureField(feature) }
 
 // Hash is what Redis holds of one entity in a generation.
 type Hash struct {

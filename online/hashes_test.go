@@ -37,7 +37,7 @@ func TestEachHash(t *testing.T) {
 		key := func(i int) string {
 			return fmt.Sprintf("%s:all:%d:{thing|a|%d}", s.project, g.Number, i)
 		}
-		if len(seen) != entities || seen[key(7)]["n"] != "7" || seen[key(3)][FieldDeleted] != "1" || len(seen[key(7)][FieldOrder]) != feature.OrderDigits {
+		if len(seen) != entities || seen[key(7)][FeatureField(0)] != "7" || seen[key(3)][FieldDeleted] != "1" || len(seen[key(7)][FieldOrder]) != feature.OrderDigits {
 			t.Errorf("%d hashes, %v, %v", len(seen), seen[key(7)], seen[key(3)])
 		}
 		found := map[string]bool{}

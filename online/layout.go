@@ -15,17 +15,21 @@ import (
 	"github.com/loamdata/loam/feature"
 )
 
-// Fields of an entity's hash besides its features, whose names can't begin with an underscore.
+// Fields of an entity's hash besides its features, which are numbers: featureField.
 const (
-	fieldOrder     = "_v"  // feature.Order as text
-	fieldEventTime = "_et" // microseconds since 1970 UTC, decimal
-	fieldDeleted   = "_d"  // "1" in a tombstone; of a patch stream the order of the last delete, as text
+	fieldOrder   = "_v" // feature.Order as text, which begins with the event time
+	fieldDeleted = "_d" // "1" in a tombstone; of a patch stream the order of the last delete, as text
 	// fieldGuard begins the fields of a patch stream's columns: the order of the last change that carried the column.
 	fieldGuard = "_v:"
 )
 
 // generationsKey is the key of the hash that tells of all generations of a view.
 func generationsKey(project, view string) string { return project + ":" + view + ":generations" }
+
+// featureField is the field of a view's feature, by its number in the view. A name in each hash of millions would take
+// more than the values: the generation says the names once. A view whose features stand in another order has another
+// definition.
+func featureField(feature int) string { return strconv.Itoa(feature) }
 
 // keyPrefix begins the keys of all entities of a generation.
 func keyPrefix(project, view string, generation int64) string {
@@ -35,8 +39,12 @@ func keyPrefix(project, view string, generation int64) string {
 // entityKey is the key of an entity's hash. values are its join keys as text, in the order of their names. The braces
 // keep all of an entity in one slot of a cluster.
 func entityKey(prefix, entity string, values []string) string {
+	return prefix + entityText(entity, values)
+}
+
+// entityText is an entity as it stands in keys, in its braces.
+func entityText(entity string, values []string) string {
 	var b strings.Builder
-	b.WriteString(prefix)
 	b.WriteByte('{')
 	b.WriteString(entity)
 	for _, v := range values {
@@ -49,6 +57,10 @@ func entityKey(prefix, entity string, values []string) string {
 
 // escape writes a join key's value so that the key can be told apart again: %, |, { and } become %25, %7C, %7B and %7D.
 func escape(b *strings.Builder, v string) {
+	if !strings.ContainsAny(v, "%|{}") {
+		b.WriteString(v)
+		return
+	}
 	for i := range len(v) {
 		switch c := v[i]; c {
 		case '%', '|', '{', '}':

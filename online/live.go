@@ -57,8 +57,13 @@ func (l *Live) targets(ctx context.Context, w *ViewWriter) ([]Generation, error)
 	if err != nil {
 		return nil, err
 	}
-	runs := l.store.runIDs()
-	return slices.DeleteFunc(all.All, func(g Generation) bool { return g.Definition != w.hash || !slices.Equal(g.Runs, runs) }), nil
+	targets := slices.DeleteFunc(all.All, func(g Generation) bool { return g.Definition != w.hash || !l.store.holds(g) })
+	for _, g := range targets {
+		if err := l.store.adopt(ctx, w.view.Name, g); err != nil {
+			return nil, err
+		}
+	}
+	return targets, nil
 }
 
 // Begin marks, in every generation of the streams' views, from where on a file will be written. A process that ends

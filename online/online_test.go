@@ -10,12 +10,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/memory"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/ingest"
@@ -23,7 +25,8 @@ import (
 	"github.com/loamdata/loam/sql"
 )
 
-// eachStore runs a test on an in-process Redis, and on the real one at LOAM_TEST_REDIS where that is set.
+// eachStore runs a test on an in-process Redis, and on the real one at LOAM_TEST_REDIS and the cluster at
+// LOAM_TEST_REDIS_CLUSTER where those are set.
 func eachStore(t *testing.T, test func(t *testing.T, s *Store)) {
 	t.Run("in process", func(t *testing.T) {
 		s, err := InProcess("test")
@@ -33,20 +36,50 @@ func eachStore(t *testing.T, test func(t *testing.T, s *Store)) {
 		defer s.Close()
 		test(t, s)
 	})
-	address := os.Getenv("LOAM_TEST_REDIS")
-	if address == "" {
-		t.Log("LOAM_TEST_REDIS is not set: no run on a real Redis")
-		return
-	}
-	t.Run("real", func(t *testing.T) {
-		project := fmt.Sprintf("test%d", time.Now().UnixNano())
-		s, err := Open(context.Background(), project, address)
-		if err != nil {
-			t.Fatal(err)
+	eachRealStore(t, test)
+}
+
+// eachRealStore runs a test on the real Redis and the real cluster, where they are.
+func eachRealStore(t *testing.T, test func(t *testing.T, s *Store)) {
+	for name, variable := range map[string]string{"real": "LOAM_TEST_REDIS", "cluster": "LOAM_TEST_REDIS_CLUSTER"} {
+		address := os.Getenv(variable)
+		if address == "" {
+			t.Logf("%s is not set: no such run", variable)
+			continue
 		}
-		defer s.Close()
-		test(t, s)
+		t.Run(name, func(t *testing.T) {
+			test(t, openStore(t, address))
+		})
+	}
+}
+
+// openStore opens a store of a project of its own.
+func openStore(t *testing.T, address string) *Store {
+	t.Helper()
+	s, err := Open(context.Background(), fmt.Sprintf("test%d", time.Now().UnixNano()), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// keys are the keys of a pattern, of all servers.
+func keys(t *testing.T, s *Store, pattern string) []string {
+	t.Helper()
+	var mu sync.Mutex
+	var all []string
+	err := s.masters(context.Background(), func(ctx context.Context, c *redis.Client) error {
+		found, err := c.Keys(ctx, pattern).Result()
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, found...)
+		return err
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
 const testProject = `stream: thing
@@ -287,7 +320,11 @@ func TestGuardedWritesInAnyOrder(t *testing.T) {
 			if r.IntN(6) == 0 {
 				verb = "deleted"
 			}
-			events = append(events, event(i, a, 1, at, verb, fmt.Sprintf(`,"n":%d`, i)))
+			payload := fmt.Sprintf(`,"n":%d`, i)
+			if i%3 == 0 {
+				payload = "" // null, which has to take the place of a value
+			}
+			events = append(events, event(i, a, 1, at, verb, payload))
 			if _, ok := last[a]; !ok || at >= seconds[a] {
 				last[a], seconds[a] = i, at
 			}
@@ -311,6 +348,9 @@ func TestGuardedWritesInAnyOrder(t *testing.T) {
 		}
 		for a, i := range last {
 			want := fmt.Sprintf("n=%d", i+1)
+			if i%3 == 0 {
+				want = "n=NULL_VALUE"
+			}
 			if strings.Contains(events[i], "deleted") {
 				want = "n=NOT_FOUND"
 			}
@@ -393,8 +433,8 @@ func TestGenerations(t *testing.T) {
 		if err != nil || len(all.All) != 1 || all.Current != second.Number {
 			t.Errorf("generations %+v, %v", all, err)
 		}
-		if keys, err := s.redis.Keys(ctx, keyPrefix(s.project, "all", first.Number)+"*").Result(); err != nil || len(keys) != 0 {
-			t.Errorf("the old generation left %v, %v", keys, err)
+		if left := keys(t, s, keyPrefix(s.project, "all", first.Number)+"*"); len(left) != 0 {
+			t.Errorf("the old generation left %v", left)
 		}
 		if err := s.Mark(ctx, "all", second.Number, map[feature.Partition]int64{{Topic: "thing.v1"}: 9}); err != nil {
 			t.Fatal(err)
@@ -403,10 +443,10 @@ func TestGenerations(t *testing.T) {
 		if all.All[0].Marks[feature.Partition{Topic: "thing.v1"}] != 9 {
 			t.Errorf("marks %v", all.All[0].Marks)
 		}
-		was := s.runs
-		s.runs = []string{"another run"}
+		was := s.servers.runs
+		s.servers.runs = []string{"another run"}
 		unavailable("Redis restarted")
-		s.runs = was
+		s.servers.runs = was
 		p.View("all").Features = slices.Clone(p.View("all").Features)
 		p.View("all").Features[0].SQL = "n + 1"
 		reader = NewClient(s, p, time.Now)
@@ -422,7 +462,8 @@ func TestLostScripts(t *testing.T) {
 		w := writer(t, s, p, "all")
 		g := built(t, s, w, openLake(t, p))
 		for i := range 2 {
-			if err := s.redis.ScriptFlush(ctx).Err(); err != nil {
+			err := s.masters(ctx, func(ctx context.Context, c *redis.Client) error { return c.ScriptFlush(ctx).Err() })
+			if err != nil {
 				t.Fatal(err)
 			}
 			b := batchOf(t, p.Stream("thing"), int64(i), []string{event(i, "a", 1, i, "updated", fmt.Sprintf(`,"n":%d`, i))})

@@ -5,7 +5,6 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
-	"github.com/redis/go-redis/v9"
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/sql"
@@ -16,18 +15,21 @@ import (
 // a column is set if its order is greater than its guard and than _d, and a delete takes away the columns whose guards it
 // is greater than; whatever the order of the calls, the same stays.
 //
-// KEYS[1] the hash; ARGV[1] the greatest order of the changes, ARGV[2] its event time, ARGV[3] when the hash would expire
-// by that in milliseconds since 1970 or "" for never, ARGV[4] the order of the last delete or "" for none; then for each
-// column of the view its name, the order of the last change that carried it or "" for none, the number of its features,
-// and for each of those the name, "1" or "0" for null, and the value.
-var guardedPatch = redis.NewScript(`
+// KEYS[1] the hash; ARGV[1] the greatest order of the changes, ARGV[2] when the hash would expire by that in milliseconds
+// since 1970 or "" for never, ARGV[3] the order of the last delete or "" for none; then for each column of the view its
+// name, the order of the last change that carried it or "" for none, the number of its features, and for each of those its
+// field, "1" or "0" for null, and the value.
+//
+// Nothing has to be undone where memory is short: Redis refuses the first command that takes memory of a script that has
+// written nothing, and none after it.
+var guardedPatch = newScript(`
 local old = redis.call('HMGET', KEYS[1], '_v', '_d')
 local deleted = old[2] or ''
-if ARGV[4] > deleted then
-  deleted = ARGV[4]
+if ARGV[3] > deleted then
+  deleted = ARGV[3]
   redis.call('HSET', KEYS[1], '_d', deleted)
 end
-local at = 5
+local at = 4
 while at <= #ARGV do
   local guard, order = '_v:' .. ARGV[at], ARGV[at + 1]
   local past = at + 3 + 3 * tonumber(ARGV[at + 2])
@@ -48,8 +50,8 @@ while at <= #ARGV do
   at = past
 end
 if ARGV[1] > (old[1] or '') then
-  redis.call('HSET', KEYS[1], '_v', ARGV[1], '_et', ARGV[2])
-  if ARGV[3] ~= '' then redis.call('PEXPIREAT', KEYS[1], ARGV[3]) end
+  redis.call('HSET', KEYS[1], '_v', ARGV[1])
+  if ARGV[2] ~= '' then redis.call('PEXPIREAT', KEYS[1], ARGV[2]) end
 end
 return 1
 `)
@@ -105,7 +107,7 @@ type patchWrite struct {
 // columnWrite is a column as it was last carried.
 type columnWrite struct {
 	order  *feature.Order // nil if it was not
-	values []any          // name, "1" or "0" for null, and value of each feature that reads it
+	values []any          // field, "1" or "0" for null, and value of each feature that reads it
 }
 
 // patchOf reads a row as a write. features are the columns of the view's features.
@@ -125,7 +127,7 @@ func (w *ViewWriter) patchOf(e *entityWrite, present *array.List, features []arr
 			if carried && features[f].IsValid(row) {
 				flag, value = "1", appendValue(nil, features[f], row)
 			}
-			p.columns[i].values = append(p.columns[i].values, w.view.Features[f].Name, flag, value)
+			p.columns[i].values = append(p.columns[i].values, w.fields[f], flag, value)
 		}
 	}
 	return p
@@ -162,15 +164,15 @@ func (e *entityWrite) merge(o *entityWrite) {
 	}
 }
 
-// patchText is the arguments of guardedPatch after the first three.
-func (w *ViewWriter) patchText(p *patchWrite) []any {
+// patchText appends the arguments of guardedPatch after the first two.
+func (w *ViewWriter) patchText(args []any, p *patchWrite) []any {
 	text := func(o *feature.Order) string {
 		if o == nil {
 			return ""
 		}
 		return o.String()
 	}
-	args := []any{text(p.deleted)}
+	args = append(args, text(p.deleted))
 	for i, c := range p.columns {
 		args = append(args, w.columns[i].name, text(c.order), len(w.columns[i].features))
 		args = append(args, c.values...)

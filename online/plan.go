@@ -251,6 +251,9 @@ func (p *Plan) canonical(e Entities) ([][][]string, error) {
 // read reads once. It gives nothing where a view was switched to another generation meanwhile.
 func (p *Plan) read(ctx context.Context, entities int, keys [][][]string, ask Ask) (*Result, error) {
 	store := p.client.store
+	if err := store.acquainted(ctx); err != nil {
+		return nil, err
+	}
 	generations := make([]*standing, len(p.views))
 	for i, v := range p.views {
 		var err error
@@ -354,7 +357,7 @@ func (p *Plan) decode(r *Result, entities int, now int64, answers []redis.Cmder,
 			var seen *Seen
 			if ask.Seen {
 				seen = &r.Seen[n][i]
-				seen.View, seen.Generation, seen.Of = v.view.Name, generations[i].number, &generations[i].said
+				seen.View, seen.Generation, seen.Of = v.view.Name, generations[i].Number, &generations[i].Generation
 			}
 			trace, err := v.layout.decode(answers[i*entities+n], now, row, seen)
 			if err != nil {

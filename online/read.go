@@ -158,22 +158,18 @@ func hmgetOf(fields ...string) []any {
 	return command
 }
 
-// states is the layout of a view whose events carry the whole state: a hash of features, event time and tombstone.
+// states is the layout of a view whose events carry the whole state: a hash of features, order and tombstone.
 type states struct {
 	*viewRead
-	command []any // the order comes last
+	command []any
 }
 
 func newStates(v *viewRead) *states {
-	fields := append([]string{fieldEventTime, fieldDeleted}, v.features...)
-	return &states{v, hmgetOf(append(fields, fieldOrder)...)}
+	return &states{v, hmgetOf(append([]string{fieldOrder, fieldDeleted}, v.fields()...)...)}
 }
 
-func (s *states) ask(ctx context.Context, p redis.Pipeliner, key string, _ int64, seen bool) redis.Cmder {
-	if seen {
-		return hmget(ctx, p, s.command, key)
-	}
-	return hmget(ctx, p, s.command[:len(s.command)-1], key)
+func (s *states) ask(ctx context.Context, p redis.Pipeliner, key string, _ int64, _ bool) redis.Cmder {
+	return hmget(ctx, p, s.command, key)
 }
 
 func (s *states) decode(answer redis.Cmder, now int64, row []Feature, seen *Seen) (Trace, error) {
@@ -181,7 +177,7 @@ func (s *states) decode(answer redis.Cmder, now int64, row []Feature, seen *Seen
 	_, deleted := raw[1].(string)
 	at, found, err := eventTime(raw[0])
 	if seen != nil {
-		seen.Order, _ = raw[len(raw)-1].(string)
+		seen.Order, _ = raw[0].(string)
 	}
 	if err != nil || !found || deleted {
 		return Trace(found), err
@@ -205,8 +201,7 @@ type patches struct {
 
 func newPatches(v *viewRead, columns []viewColumn) *patches {
 	p := &patches{viewRead: v, columns: columns}
-	fields := append([]string{fieldEventTime, fieldDeleted}, v.features...)
-	fields = append(fields, fieldOrder)
+	fields := append([]string{fieldOrder, fieldDeleted}, v.fields()...)
 	for _, c := range columns {
 		fields = append(fields, fieldGuard+c.name)
 	}
@@ -224,9 +219,9 @@ func (p *patches) ask(ctx context.Context, pipe redis.Pipeliner, key string, _ i
 func (p *patches) decode(answer redis.Cmder, now int64, row []Feature, seen *Seen) (Trace, error) {
 	raw := answer.(*redis.SliceCmd).Val()
 	guards := raw[len(p.places)+2:]
-	newest, exists := guards[0].(string)
+	newest, exists := raw[0].(string)
 	if seen != nil {
-		p.see(seen, raw[1], guards)
+		p.see(seen, raw[0], raw[1], guards)
 	}
 	if deleted, ever := raw[1].(string); ever && deleted == newest {
 		exists = false
@@ -237,7 +232,7 @@ func (p *patches) decode(answer redis.Cmder, now int64, row []Feature, seen *See
 	}
 	for i, place := range p.places {
 		own, column := at, p.of[i]
-		if guard, carried := guards[1+column].(string); carried {
+		if guard, carried := guards[column].(string); carried {
 			order, err := feature.ParseOrder(guard)
 			if err != nil {
 				return Something, fmt.Errorf("its guard of column %s is not loam's: %w", p.columns[column].name, err)
@@ -252,29 +247,30 @@ func (p *patches) decode(answer redis.Cmder, now int64, row []Feature, seen *See
 }
 
 // see notes the guards that were read: _v, _d and those of the columns.
-func (p *patches) see(seen *Seen, deleted any, guards []any) {
-	seen.Order, _ = guards[0].(string)
+func (p *patches) see(seen *Seen, newest, deleted any, guards []any) {
+	seen.Order, _ = newest.(string)
 	seen.Guards = map[string]string{}
 	if d, ok := deleted.(string); ok {
 		seen.Guards[fieldDeleted] = d
 	}
 	for i, c := range p.columns {
-		if g, ok := guards[1+i].(string); ok {
+		if g, ok := guards[i].(string); ok {
 			seen.Guards[c.name] = g
 		}
 	}
 }
 
-// eventTime reads a hash's event time; without one there is no hash.
+// eventTime reads a hash's event time off its order; without one there is no hash.
 func eventTime(raw any) (at int64, found bool, err error) {
 	text, found := raw.(string)
 	if !found {
 		return 0, false, nil
 	}
-	if at, err = strconv.ParseInt(text, 10, 64); err != nil {
-		return 0, false, fmt.Errorf("its event time %q is not loam's: %w", text, err)
+	order, err := feature.ParseOrder(text)
+	if err != nil {
+		return 0, false, fmt.Errorf("its order is not loam's: %w", err)
 	}
-	return at, true, nil
+	return order.EventTime, true, nil
 }
 
 // put sets a feature of an entity that is there: raw is its value as HMGET gave it, of the event time at.
@@ -293,6 +289,18 @@ func (v *viewRead) put(f *Feature, raw any, at, now int64) error {
 	return nil
 }
 
-func (v *viewRead) feature(name string) feature.Feature {
-	return v.view.Features[slices.IndexFunc(v.view.Features, func(f feature.Feature) bool { return f.Name == name })]
+func (v *viewRead) feature(name string) feature.Feature { return v.view.Features[v.number(name)] }
+
+// fields are where the features that are read stand.
+func (v *viewRead) fields() []string {
+	fields := make([]string, len(v.features))
+	for i, name := range v.features {
+		fields[i] = featureField(v.number(name))
+	}
+	return fields
+}
+
+// number is the place of a feature in the view.
+func (v *viewRead) number(name string) int {
+	return slices.IndexFunc(v.view.Features, func(f feature.Feature) bool { return f.Name == name })
 }

@@ -18,7 +18,7 @@ import (
 //
 // KEYS[1] the entity; ARGV[1] the header of the string that was read, "" where there was none, ARGV[2] the string to put,
 // ARGV[3] when it expires in milliseconds since 1970. It gives 0 where another stands there.
-var guardedTiles = redis.NewScript(`
+var guardedTiles = newScript(`
 if redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[3])
 return 1
@@ -74,11 +74,8 @@ func (w *ViewWriter) updateTiles(ctx context.Context, generation int64, updates 
 
 // putTiles changes entities as they were read, and puts them back. It gives those that others wrote meanwhile.
 func (w *ViewWriter) putTiles(ctx context.Context, keys, texts []string, updates []tileUpdate) ([]tileUpdate, error) {
-	type call struct {
-		update int
-		args   []any
-	}
-	var calls []call
+	calls := newCalls(guardedTiles, len(updates), len(updates)*7)
+	var sent []tileUpdate
 	size := 0
 	for i, u := range updates {
 		e, err := w.tiles.decode(texts[i])
@@ -94,38 +91,20 @@ func (w *ViewWriter) putTiles(ctx context.Context, keys, texts []string, updates
 		}
 		text := w.tiles.encode(e)
 		size += len(text)
-		calls = append(calls, call{i, []any{header, text, w.tiles.expiry(e)}})
+		calls.add(keys[i], func(args []any) []any { return append(args, header, text, w.tiles.expiry(e)) })
+		sent = append(sent, u)
 	}
-	if len(calls) == 0 {
+	if len(sent) == 0 {
 		return nil, nil
 	}
-	w.tileCalls = min(pipelineCalls, max(1, tileBytesMax/(size/len(calls)+1)))
-	done := make([]*redis.Cmd, len(calls))
-	put := func() error {
-		_, err := w.store.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for i, c := range calls {
-				done[i] = guardedTiles.EvalSha(ctx, p, []string{keys[c.update]}, c.args...)
-			}
-			return nil
-		})
-		return err
-	}
-	err := put()
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		// The server lost its scripts. What went through is found to be written by another, and has nothing left to do.
-		if err = guardedTiles.Load(ctx, w.store.redis).Err(); err == nil {
-			err = put()
-		}
-	}
-	if err != nil {
+	w.tileCalls = min(pipelineCalls, max(1, tileBytesMax/(size/len(sent)+1)))
+	if err := w.store.make(ctx, calls); err != nil {
 		return nil, err
 	}
 	var lost []tileUpdate
-	for i, c := range calls {
-		if n, err := done[i].Int(); err != nil {
-			return nil, err
-		} else if n == 0 {
-			lost = append(lost, updates[c.update])
+	for i, given := range calls.given {
+		if given == int64(0) {
+			lost = append(lost, sent[i])
 		}
 	}
 	return lost, nil

@@ -11,7 +11,7 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
-	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/sql"
@@ -19,30 +19,40 @@ import (
 
 // guarded writes an entity's hash if its order is greater than the one that stands there.
 //
-// KEYS[1] the hash; ARGV[1] the order, ARGV[2] the event time, ARGV[3] when the hash expires in milliseconds since 1970
-// or "" for never, ARGV[4] "1" for a tombstone, then name and value of each feature that is not null.
-var guarded = redis.NewScript(`
-local old = redis.call('HGET', KEYS[1], '_v')
-if old and old >= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1])
-if ARGV[4] == '1' then
-  redis.call('HSET', KEYS[1], '_v', ARGV[1], '_et', ARGV[2], '_d', '1')
+// KEYS[1] the hash; ARGV[1] the order, ARGV[2] when the hash expires in milliseconds since 1970 or "" for never, ARGV[3] the
+// number of fields that the hash shall not have, or "" for a tombstone, then those fields, then field and value of each
+// feature that is not null.
+//
+// The values come before anything is taken away: where memory is short, Redis refuses the first command that takes some,
+// and the hash stays as it was. A tombstone is always taken: it takes less than what it replaces.
+var guarded = newScript(`
+local key, order = KEYS[1], ARGV[1]
+local old = redis.call('HGET', key, '_v')
+if old and old >= order then return 0 end
+if ARGV[3] == '' then
+  redis.call('DEL', key)
+  redis.call('HSET', key, '_v', order, '_d', '1')
 else
-  redis.call('HSET', KEYS[1], '_v', ARGV[1], '_et', ARGV[2], unpack(ARGV, 5))
+  local first = 4 + tonumber(ARGV[3])
+  redis.call('HSET', key, '_v', order, unpack(ARGV, first))
+  if old then redis.call('HDEL', key, unpack(ARGV, 4, first - 1)) end
 end
-if ARGV[3] ~= '' then redis.call('PEXPIREAT', KEYS[1], ARGV[3]) end
+if ARGV[2] ~= '' then redis.call('PEXPIREAT', key, ARGV[2]) end
 return 1
 `)
 
-// pipelineCalls bounds the calls of one pipeline.
-const pipelineCalls = 1000
+// Bounds of what is on its way to Redis.
+const (
+	pipelineCalls = 1000 // of one pipeline
+	pipelinesMax  = 4    // of a writer at a time, each on a connection of its own
+)
 
 // entityWrite is one write of an entity.
 type entityWrite struct {
-	key     []string // join keys as text, in the order of their names
+	entity  string // as it stands in keys, in its braces; in Feast's layout the whole key
 	order   feature.Order
 	deleted bool
-	values  []any       // name, value, …; null features are left out
+	values  []*string   // by feature of the view; nil for null
 	patch   *patchWrite // of a patch stream, in place of deleted and values
 }
 
@@ -53,6 +63,7 @@ type ViewWriter struct {
 	entity  *feature.Entity
 	stream  *feature.Stream
 	hash    string                  // of the view's definition
+	fields  []any                   // where the features stand, as arguments of calls
 	columns []viewColumn            // that the view reads of a patch stream; none where events carry the whole state
 	feast   *feastView              // where the view is in Feast's layout
 	past    func(guard string) bool // while a generation in Feast's layout is filled
@@ -79,7 +90,8 @@ func NewViewWriter(ctx context.Context, s *Store, p *feature.Project, view *feat
 	if view.Layout == feature.FeastLayout {
 		w.feast = newFeastView(s.project, view, w.entity, w.stream)
 	}
-	for _, f := range view.Features {
+	for i, f := range view.Features {
+		w.fields = append(w.fields, featureField(i))
 		if f.SQL != "" && w.db == nil {
 			var err error
 			if w.db, err = sql.Open(ctx, sql.Options{Threads: 1}); err != nil {
@@ -118,12 +130,11 @@ func (w *ViewWriter) Write(ctx context.Context, generations []int64, rows []arro
 		}
 		for _, v := range valued {
 			err = w.each(v, func(e *entityWrite) {
-				id := entityKey("", w.entity.Name, e.key) // which no other entity has, whatever bytes its keys hold
-				switch old := newest[id]; {
+				switch old := newest[e.entity]; {
 				case old != nil && e.patch != nil:
 					old.merge(e)
 				case old == nil || old.order.Compare(e.order) < 0:
-					newest[id] = e
+					newest[e.entity] = e
 				}
 			})
 			v.Release()
@@ -218,41 +229,49 @@ func (w *ViewWriter) each(batch arrow.RecordBatch, yield func(*entityWrite)) err
 		return failed
 	}
 	topics := map[string]uint32{}
-	for i := range int(batch.NumRows()) {
+	texts := make([]string, len(keys))
+	var text []byte
+	rows := int(batch.NumRows())
+	writes, values := make([]entityWrite, rows), make([]string, 0, rows*len(features)) // never grown: it is pointed into
+	pointers := make([]*string, rows*len(features))
+	for i := range rows {
 		name := topic.(*array.String).Value(i)
 		hash, ok := topics[name]
 		if !ok {
 			hash = feature.TopicHash(name)
 			topics[strings.Clone(name)] = hash
 		}
-		e := &entityWrite{
-			order: feature.Order{
-				EventTime: int64(eventTime.(*array.Timestamp).Value(i)), Live: feature.Live(name), TopicHash: hash,
-				Partition: int32(partition.(*array.Int64).Value(i)), Offset: offset.(*array.Int64).Value(i),
-			},
-			deleted: op.(*array.String).Value(i) == feature.OpDelete,
+		e := &writes[i]
+		e.order = feature.Order{
+			EventTime: int64(eventTime.(*array.Timestamp).Value(i)), Live: feature.Live(name), TopicHash: hash,
+			Partition: int32(partition.(*array.Int64).Value(i)), Offset: offset.(*array.Int64).Value(i),
 		}
+		e.deleted = op.(*array.String).Value(i) == feature.OpDelete
 		if sequence.IsValid(i) {
 			e.order.HasSequence, e.order.Sequence = true, sequence.(*array.Int64).Value(i)
 		}
-		for _, k := range keys {
-			e.key = append(e.key, keyText(k, i))
+		for j, k := range keys {
+			texts[j] = keyText(k, i)
+		}
+		if w.feast != nil {
+			e.entity = w.feast.key(texts)
+		} else {
+			e.entity = entityText(w.entity.Name, texts)
 		}
 		switch {
 		case w.columns != nil:
 			e.patch = w.patchOf(e, present, features, i)
-		case w.feast != nil && !e.deleted:
-			for j, f := range features {
-				value := []byte{} // of a null
-				if f.IsValid(i) {
-					value = appendFeastValue(value, f, i)
-				}
-				e.values = append(e.values, w.feast.fields[j], value)
-			}
 		case !e.deleted:
+			e.values = pointers[i*len(features) : (i+1)*len(features)]
 			for j, f := range features {
 				if f.IsValid(i) {
-					e.values = append(e.values, w.view.Features[j].Name, appendValue(nil, f, i))
+					if w.feast != nil {
+						text = appendFeastValue(text[:0], f, i)
+					} else {
+						text = appendValue(text[:0], f, i)
+					}
+					values = append(values, string(text))
+					e.values[j] = &values[len(values)-1]
 				}
 			}
 		}
@@ -271,59 +290,65 @@ func (w *ViewWriter) expiry(eventTime int64) int64 {
 }
 
 // script is the one that writes the view.
-func (w *ViewWriter) script() *redis.Script {
+func (w *ViewWriter) script() *script {
 	if w.columns != nil {
 		return guardedPatch
 	}
 	return guarded
 }
 
-// send makes guarded writes to one generation.
+// send makes guarded writes, each of another entity, to one generation. Several pipelines are on their way at a time.
 func (w *ViewWriter) send(ctx context.Context, generation int64, writes []*entityWrite) error {
 	if w.feast != nil {
 		return w.sendFeast(ctx, generation, writes, w.past)
 	}
 	prefix := keyPrefix(w.store.project, w.view.Name, generation)
-	for len(writes) > 0 {
-		part := writes[:min(len(writes), pipelineCalls)]
-		err := w.sendPart(ctx, prefix, part)
-		if redis.HasErrorPrefix(err, "NOSCRIPT") {
-			// The server lost its scripts. Writes that went through are repeated, which their guard makes harmless.
-			if err = w.script().Load(ctx, w.store.redis).Err(); err == nil {
-				err = w.sendPart(ctx, prefix, part)
-			}
-		}
-		if err != nil {
-			return err
-		}
-		writes = writes[len(part):]
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(pipelinesMax)
+	for part := range slices.Chunk(writes, pipelineCalls) {
+		group.Go(func() error { return w.sendPart(ctx, prefix, part) })
 	}
-	return nil
+	return group.Wait()
 }
 
+// sendPart makes the writes of one pipeline.
 func (w *ViewWriter) sendPart(ctx context.Context, prefix string, writes []*entityWrite) error {
-	_, err := w.store.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, e := range writes {
-			w.script().EvalSha(ctx, p, []string{entityKey(prefix, w.entity.Name, e.key)}, w.arguments(e)...)
-		}
-		return nil
-	})
-	return err
+	calls := newCalls(w.script(), len(writes), len(writes)*(5+2*len(w.fields)))
+	for _, e := range writes {
+		calls.add(prefix+e.entity, func(args []any) []any { return w.arguments(args, e) })
+	}
+	return w.store.make(ctx, calls)
 }
 
-// arguments are those of the script.
-func (w *ViewWriter) arguments(e *entityWrite) []any {
+// arguments appends those of the script.
+func (w *ViewWriter) arguments(args []any, e *entityWrite) []any {
 	expires := ""
 	if at := w.expiry(e.order.EventTime); at != 0 {
 		expires = strconv.FormatInt(at, 10)
 	}
-	args := []any{e.order.String(), e.order.EventTime, expires}
-	if e.patch != nil {
-		return append(args, w.patchText(e.patch)...)
+	args = append(args, e.order.String(), expires)
+	switch {
+	case e.patch != nil:
+		return w.patchText(args, e.patch)
+	case e.deleted:
+		return append(args, "")
 	}
-	deleted := ""
-	if e.deleted {
-		deleted = "1"
+	nulls := 1
+	for _, v := range e.values {
+		if v == nil {
+			nulls++
+		}
 	}
-	return append(append(args, deleted), e.values...)
+	args = append(args, nulls, fieldDeleted)
+	for i, v := range e.values {
+		if v == nil {
+			args = append(args, w.fields[i])
+		}
+	}
+	for i, v := range e.values {
+		if v != nil {
+			args = append(args, w.fields[i], v)
+		}
+	}
+	return args
 }

@@ -3,7 +3,8 @@
 #
 #   readme.sh [FILE]
 #
-# What runs are the ```sh blocks between <!-- ci:begin --> and <!-- ci:end -->. The first command that fails ends it.
+# What runs are the ```sh blocks between <!-- ci:begin --> and <!-- ci:end -->. The first command that fails ends it, and at the end
+# what the commands have started in the background ends, too. A port of theirs that somebody listens on is replaced by a free one.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readme=${1:-$root/README.md}
@@ -25,6 +26,16 @@ awk '
     if (bad) {print "readme.sh: error: " FILENAME ": " bad >"/dev/stderr"; exit 1}
   }' "$readme" >"$tmp/commands.sh"
 
+# free_port FROM: the first port from there on that nobody listens on.
+free_port() {
+  local port=$1
+  while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
+  echo "$port"
+}
+
+redis=$(free_port 6390) http=$(free_port 6566)
+sed -i.bak -e "s/6390/$redis/g" -e "s/6566/$http/g" -e "s/loam serve/& --addr 127.0.0.1:$http/" "$tmp/commands.sh"
+
 git clone -q "$root" "$tmp/loam"
 cd "$tmp/loam"
-bash -euvo pipefail "$tmp/commands.sh"
+bash -euvo pipefail -c 'trap "jobs -p | xargs kill 2>/dev/null; wait" EXIT; . "$1"' readme "$tmp/commands.sh"

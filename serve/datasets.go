@@ -73,7 +73,7 @@ func (s *Server) buildDataset(w http.ResponseWriter, r *http.Request, c *caller)
 	}
 	request, err := s.Datasets.Request(s.Project, r.URL.Query())
 	if err != nil {
-		return wrong(codeDataset, "", "mend the parameters; docs/push.md has them", "%s", err)
+		return wrong(codeDataset, "", "mend the parameters; docs/serve.md has them", "%s", err)
 	}
 	if err := c.mayBuild(request); err != nil {
 		return err

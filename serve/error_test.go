@@ -35,7 +35,7 @@ func TestErrors(t *testing.T) {
 	f.redis.Set(t.Context(), f.key("all", 1, "foreign", 1), "text", 0)
 	f.put("all", 1, "text", 1, 0, "n", "many")
 	f.put("all", 1, "et", 1, 0)
-	f.redis.HSet(t.Context(), f.key("all", 1, "et", 1), "_et", "soon")
+	f.redis.HSet(t.Context(), f.key("all", 1, "et", 1), "_v", "soon")
 	const get = "/get-online-features"
 	known := regexp.MustCompile(`"code":"([a-z_]+)"`)
 	seen := map[string]bool{}

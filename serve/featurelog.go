@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -57,6 +56,9 @@ type marked struct {
 	views map[string]online.Generation // those that are read
 }
 
+// readMarksMax bounds how long the marks are asked for, which goes on once the server has ended.
+const readMarksMax = 2 * time.Second
+
 // NewFeatureLog makes a log. [FeatureLog.Run] writes it.
 func NewFeatureLog(o FeatureLogOptions) *FeatureLog {
 	return &FeatureLog{options: o, queue: make(chan Served, logRequestMax)}
@@ -107,14 +109,15 @@ func (f *FeatureLog) Run(ctx context.Context) error {
 		}
 	}
 	var written time.Time
+	f.readMarks(ctx)
 	for {
-		f.readMarks(ctx)
 		wait := time.NewTimer(marksEvery)
 		select {
 		case <-ctx.Done():
 		case <-wait.C:
 		}
 		wait.Stop()
+		f.readMarks(ctx) // first: what was read of a generation that is new since then finds its base
 		rows = f.drain(rows)
 		if ctx.Err() != nil {
 			break
@@ -207,6 +210,8 @@ func windowGuards(g *online.Generation, own map[string]string) map[string]string
 
 // readMarks asks how far the views are written. Where that fails, rows are logged without.
 func (f *FeatureLog) readMarks(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readMarksMax)
+	defer cancel()
 	m := marked{views: map[string]online.Generation{}}
 	for _, v := range f.options.Project.Views {
 		if f.options.Project.Unserved(v) != "" {
@@ -232,7 +237,7 @@ func (f *FeatureLog) readMarks(ctx context.Context) {
 
 // sameGeneration reports whether marks are those of the generation that was seen. Numbers begin anew in a Redis that restarted empty.
 func sameGeneration(g online.Generation, seen online.Seen) bool {
-	return g.Number == seen.Generation && g.BuiltAt.Equal(seen.Of.BuiltAt) && slices.Equal(g.Runs, seen.Of.Runs)
+	return g.Number == seen.Generation && g.BuiltAt.Equal(seen.Of.BuiltAt)
 }
 
 // marksBefore are the newest marks that were read before a read began: what is below them was in Redis then.

@@ -80,19 +80,39 @@ func TestFeatureLogMarks(t *testing.T) {
 // Numbers of generations come again with a Redis that restarted empty: marks of the one before are not those of what was seen.
 func TestFeatureLogGenerations(t *testing.T) {
 	at := time.Now()
-	of := online.Generation{BuiltAt: at, Runs: []string{"a"}}
+	of := online.Generation{BuiltAt: at}
 	seen := online.Seen{View: "v", Generation: 1, Of: &of}
 	for _, c := range []struct {
 		g    online.Generation
 		want bool
 	}{
-		{online.Generation{Number: 1, BuiltAt: at, Runs: []string{"a"}}, true},
-		{online.Generation{Number: 2, BuiltAt: at, Runs: []string{"a"}}, false},
-		{online.Generation{Number: 1, BuiltAt: at.Add(-time.Second), Runs: []string{"a"}}, false},
-		{online.Generation{Number: 1, BuiltAt: at, Runs: []string{"b"}}, false},
+		{online.Generation{Number: 1, BuiltAt: at}, true},
+		{online.Generation{Number: 2, BuiltAt: at}, false},
+		{online.Generation{Number: 1, BuiltAt: at.Add(-time.Second)}, false},
 	} {
 		if got := sameGeneration(c.g, seen); got != c.want {
 			t.Errorf("%+v: %v", c.g, got)
 		}
+	}
+}
+
+// What was read of a generation that is switched to between two readings of the marks is logged with its base.
+func TestFeatureLogReadsMarksBeforeRows(t *testing.T) {
+	store, err := online.InProcess("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	f := NewFeatureLog(FeatureLogOptions{
+		Rate: 1, Project: &feature.Project{Name: "test"}, Store: store, Now: time.Now,
+		Write: func(context.Context, []feature.ServedRow) error { return nil }, Say: t.Logf,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := f.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.marks) != 2 {
+		t.Errorf("marks were read %d times, want once at the beginning and once before the last rows", len(f.marks))
 	}
 }

@@ -112,13 +112,7 @@ func newFixture(t *testing.T, address string, change func(*Options)) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.store.Close() })
-	if info, err := f.redis.Info(t.Context(), "server").Result(); err == nil {
-		for line := range strings.Lines(info) {
-			if id, ok := strings.CutPrefix(strings.TrimSpace(line), "run_id:"); ok {
-				f.run = id
-			}
-		}
-	}
+	f.run = runID(t, f.redis)
 	o := Options{Project: f.project, Client: online.NewClient(f.store, f.project, func() time.Time { return now }), Say: f.said.say}
 	t.Cleanup(func() { o.Client.Close() })
 	if change != nil {
@@ -126,6 +120,20 @@ func newFixture(t *testing.T, address string, change func(*Options)) *fixture {
 	}
 	f.server = New(o)
 	return f
+}
+
+// runID is the run id of a server, "" where it tells none.
+func runID(t *testing.T, c *redis.Client) string {
+	info, err := c.Info(t.Context(), "server").Result()
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(info) {
+		if id, ok := strings.CutPrefix(strings.TrimSpace(line), "run_id:"); ok {
+			return id
+		}
+	}
+	return ""
 }
 
 func loadProject(t *testing.T, streams, views string) *feature.Project {
@@ -181,7 +189,11 @@ func (f *fixture) put(view string, number int, a string, b, seconds int, values 
 	f.t.Helper()
 	at := base.Add(time.Duration(seconds) * time.Second).UnixMicro()
 	order := feature.Order{EventTime: at, Live: true}
-	if err := f.redis.HSet(f.t.Context(), f.key(view, number, a, b), append([]any{"_v", order.String(), "_et", at}, values...)...).Err(); err != nil {
+	fields := slices.Clone(values)
+	for i := 0; i < len(fields); i += 2 {
+		fields[i] = online.FeatureField(slices.Index(f.project.View(view).FeatureNames(), fields[i].(string)))
+	}
+	if err := f.redis.HSet(f.t.Context(), f.key(view, number, a, b), append([]any{"_v", order.String()}, fields...)...).Err(); err != nil {
 		f.t.Fatal(err)
 	}
 }

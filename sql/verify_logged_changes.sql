@@ -15,7 +15,7 @@ SELECT
     g.op = 'delete' AS loam_deleted,
     g.topic || ':' || g."partition" AS loam_source,
     printf('%016x', (epoch_us(g.event_time)::HUGEINT + 9223372036854775808)::UBIGINT)
-        || coalesce('1' || printf('%016x', (g.sequence::HUGEINT + 9223372036854775808)::UBIGINT), repeat('0', 17))
+        || coalesce('1' || printf('%016x', (g.sequence::HUGEINT + 9223372036854775808)::UBIGINT), '0')
         || t.loam_rank
         || printf('%06x', g."partition")
         || printf('%012x', g."offset") AS loam_order

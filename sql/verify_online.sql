@@ -1,6 +1,6 @@
 -- Where Redis holds another thing of an entity than is served.
--- In:  verify_expected and verify_hashes, both (loam_entity, loam_order, loam_at, loam_deleted, loam_other and a column a
---      feature) with every value as text, null where there is none; of verify_hashes loam_beyond, that the lake has not
+-- In:  verify_expected and verify_hashes, both (loam_entity, loam_order, loam_at, loam_deleted, loam_other and a
+--      column a feature) with every value as text, null where there is none; of verify_hashes loam_beyond, that the lake has not
 --      come to its guard; of verify_expected loam_position, loam_behind, that Redis is not written up to there, and
 --      loam_old, that the hash may have expired; {differing}, a list with the name of every field that differs and null
 --      for the others.

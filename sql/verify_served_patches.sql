@@ -25,7 +25,7 @@ WITH
             g.op = 'delete' AS loam_deletes,
             {carried},
             printf('%016x', (epoch_us(g.event_time)::HUGEINT + 9223372036854775808)::UBIGINT)
-                || coalesce('1' || printf('%016x', (g.sequence::HUGEINT + 9223372036854775808)::UBIGINT), repeat('0', 17))
+                || coalesce('1' || printf('%016x', (g.sequence::HUGEINT + 9223372036854775808)::UBIGINT), '0')
                 || t.loam_rank
                 || printf('%06x', g."partition")
                 || printf('%012x', g."offset") AS loam_order

@@ -21,7 +21,7 @@ SELECT
     t.loam_hash || ':' || g."partition" AS loam_source,
     g."offset" AS loam_offset,
     printf('%016x', (epoch_us(g.event_time)::HUGEINT + 9223372036854775808)::UBIGINT)
-        || coalesce('1' || printf('%016x', (g.sequence::HUGEINT + 9223372036854775808)::UBIGINT), repeat('0', 17))
+        || coalesce('1' || printf('%016x', (g.sequence::HUGEINT + 9223372036854775808)::UBIGINT), '0')
         || t.loam_rank
         || t.loam_hash
         || printf('%06x', g."partition")

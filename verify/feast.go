@@ -19,8 +19,12 @@ import (
 // feast reports whether the view is in Feast's layout, where all views of a project share an entity's hash: docs/redis.md.
 func (c *onlineCheck) feast() bool { return c.view.Layout == feature.FeastLayout }
 
-// feastGuardDigits are those of an order and of a generation.
-const feastGuardDigits = 60 + 4
+// Digits of a guard: of its order, without a sequence and with one, and of the generation behind it.
+const (
+	feastOrderDigits      = 44
+	feastSequenceDigits   = 16
+	feastGenerationDigits = 4
+)
 
 // loadFeast fills verify_hashes with what the hashes in Feast's layout hold of the view, in the terms of loam's own.
 func (c *onlineCheck) loadFeast(ctx context.Context, table *textRows, generation int64, only []string, next map[source]int64) error {
@@ -75,14 +79,15 @@ func (c *onlineCheck) loadFeast(ctx context.Context, table *textRows, generation
 
 // feastOrder is the order in a guard, or all of the guard where it is none of a generation that there was.
 func (c *onlineCheck) feastOrder(guard string, generation int64) string {
-	if len(guard) != feastGuardDigits {
+	digits := len(guard) - feastGenerationDigits
+	if digits != feastOrderDigits && digits != feastOrderDigits+feastSequenceDigits {
 		return guard
 	}
 	// One that is building may be written beside the one that is read.
-	if number, err := strconv.ParseInt(guard[60:], 16, 64); err != nil || number < 1 || number > generation+generationsAhead {
+	if number, err := strconv.ParseInt(guard[digits:], 16, 64); err != nil || number < 1 || number > generation+generationsAhead {
 		return guard
 	}
-	return guard[:60]
+	return guard[:digits]
 }
 
 // generationsAhead bounds how many generations may have been begun since the one that is read.

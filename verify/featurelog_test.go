@@ -306,3 +306,24 @@ func TestServedWindows(t *testing.T) {
 		})
 	}
 }
+
+// A row of windows of which the generation's base isn't known, for it was new when it was read, can't be recomputed: it is counted once.
+func TestServedWindowsWithoutBase(t *testing.T) {
+	for _, topics := range [][]string{{"fact.v1"}, {"fact.v1", "file:abc"}} {
+		w, r := newTilesWorld(t), random(t)
+		for _, topic := range topics {
+			w.take(true, false, w.facts(r, topic, 60)...)
+		}
+		w.build("every")
+		var rows []feature.ServedRow
+		for key := range 6 {
+			row := w.read("every", time.Now(), [2]string{string(rune('a' + key)), "0"})[0]
+			row.Marks, row.Guards = nil, map[string]string{} // all is in the base, and no entity has a guard of its own
+			rows = append(rows, row)
+		}
+		w.log(rows...)
+		if report := w.verifyServed("every", time.Time{}); !report.OK() || report.Unmarked != 6 || report.Values != 0 {
+			t.Errorf("of %v: %+v\n%s", topics, report, text(report.Findings))
+		}
+	}
+}

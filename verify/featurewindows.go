@@ -22,7 +22,8 @@ type windowRow struct {
 	loggedRow
 	key    string
 	limits map[string]int64 // by <topic>:<partition>: events below were to be in the values
-	others int64            // rows of files and redrives that the generation was built from, -1 where that isn't known
+	others int64            // rows of files and redrives that the generation was built from, -1 where its base isn't known
+	marked bool             // whether it is known how far Redis was written
 }
 
 // windows recomputes rows of a windowed view by loops over the events as Parquet readers give them: each aggregate over the events
@@ -75,7 +76,7 @@ func (c *servedCheck) windowRows(ctx context.Context, joins []string) ([]*window
 		for r.Next() {
 			batch := r.RecordBatch()
 			for row := range int(batch.NumRows()) {
-				one := &windowRow{loggedRow: readLogged(batch, row), limits: map[string]int64{}, others: -1}
+				one := &windowRow{loggedRow: readLogged(batch, row), limits: map[string]int64{}, others: -1, marked: !batch.Column(8).IsNull(row)}
 				raise := func(names, values []*string) error {
 					for i, name := range names {
 						n, err := strconv.ParseInt(*values[i], 10, 64)
@@ -110,9 +111,6 @@ func (c *servedCheck) windowRows(ctx context.Context, joins []string) ([]*window
 
 // judgeWindows holds a row against the events of its entity.
 func (c *servedCheck) judgeWindows(v *viewCheck, r *windowRow, events []*logged, others int64) {
-	if r.others < 0 {
-		return // what it was built from isn't known, and so up to where events were in it; it has no marks, and was counted by that
-	}
 	for source, limit := range r.limits {
 		i := strings.LastIndexByte(source, ':')
 		index, err := strconv.ParseInt(source[i+1:], 10, 32)
@@ -121,8 +119,11 @@ func (c *servedCheck) judgeWindows(v *viewCheck, r *windowRow, events []*logged,
 			return
 		}
 	}
-	if r.others != others && slices.ContainsFunc(events, func(e *logged) bool { return !e.live }) {
-		c.report.Unmarked++ // which rows of files it rests on isn't known
+	// Without its base it isn't known which events it rests on, and with another number of rows of files not which of those.
+	if r.others < 0 || r.others != others && slices.ContainsFunc(events, func(e *logged) bool { return !e.live }) {
+		if r.marked { // the others were counted when they were read
+			c.report.Unmarked++
+		}
 		return
 	}
 	c.report.Values += int64(len(r.features))

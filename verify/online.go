@@ -38,8 +38,8 @@ type onlineCheck struct {
 }
 
 // Online compares what Redis holds of a view with what the log says is served. Of a windowed view see tileCheck. Of an
-// attribute view it compares with what the log says is served: of every entity the order _v
-// and event time _et of its last change, its tombstone, and every feature's value as text; of a view over a patch stream
+// attribute view it compares of every entity the order _v
+// of its last change, its tombstone, and every feature's value as text; of a view over a patch stream
 // also the guard of each column that it reads, and the last delete.
 //
 // Redis and the lake are written side by side, so at any instant each may have changes that the other lacks. An entity
@@ -166,7 +166,7 @@ func (c *onlineCheck) generation(ctx context.Context) (online.Generation, error)
 const (
 	colEntity = iota
 	colOrder
-	colAt
+	colAt // in Feast's layout alone: elsewhere the order tells the event time
 	colDeleted
 	colOther    // names of fields that no hash of the view may have
 	colBeyond   // of a hash: a guard of it is one that the lake has not come to
@@ -210,9 +210,9 @@ func (c *onlineCheck) loadHashes(ctx context.Context, generation int64, only []s
 		}
 		return table.flush(ctx)
 	}
-	fields := map[string]int{online.FieldOrder: colOrder, online.FieldEventTime: colAt, online.FieldDeleted: colDeleted}
-	for i, f := range c.view.Features {
-		fields[f.Name] = colFeatures + i
+	fields := map[string]int{online.FieldOrder: colOrder, online.FieldDeleted: colDeleted}
+	for i := range c.view.Features {
+		fields[online.FeatureField(i)] = colFeatures + i
 	}
 	for i, column := range c.guarded() {
 		fields[online.FieldGuard+column] = c.colGuards() + i
@@ -312,7 +312,9 @@ func (c *onlineCheck) differing() sql.Fragment {
 		items = append(items, "CASE WHEN "+wanted+" IS DISTINCT FROM "+there+" THEN "+sql.Literal(name)+" END")
 	}
 	compare(online.FieldOrder, "w.loam_order", "h.loam_order")
-	compare(online.FieldEventTime, "w.loam_at", "h.loam_at")
+	if c.feast() {
+		compare(feature.FeastTimePrefix+c.view.Name, "w.loam_at", "h.loam_at")
+	}
 	columns := c.tableColumns()
 	bounded := func(name string, column, guard int) { // by the age that the guard tells
 		compare(name, c.fresh("w.", columns[column], columns[guard]), c.fresh("h.", columns[column], columns[guard]))

@@ -132,8 +132,9 @@ func (c *onlineCheck) fresh(side sql.Fragment, column, guard string) sql.Fragmen
 	if !c.patches() || c.view.TTL == 0 {
 		return side + sql.Ident(column)
 	}
-	oldest := feature.Order{EventTime: c.report.At.UnixMicro() - c.view.TTL.Microseconds()}.String()[:16]
-	return sql.Fragment(sql.Render("CASE WHEN length({guard}) = {digits} AND left({guard}, 16) < {oldest} THEN NULL ELSE {column} END", sql.Args{
-		"guard": side + sql.Ident(guard), "column": side + sql.Ident(column), "oldest": sql.Literal(oldest), "digits": sql.Fragment(fmt.Sprint(feature.OrderDigits)),
+	oldest := feature.Order{EventTime: c.report.At.UnixMicro() - c.view.TTL.Microseconds()}.String()[:feature.OrderTimeDigits]
+	return sql.Fragment(sql.Render("CASE WHEN length({guard}) >= {digits} AND left({guard}, {time}) < {oldest} THEN NULL ELSE {column} END", sql.Args{
+		"guard": side + sql.Ident(guard), "column": side + sql.Ident(column), "oldest": sql.Literal(oldest),
+		"digits": sql.Fragment(fmt.Sprint(feature.OrderDigits)), "time": sql.Fragment(fmt.Sprint(feature.OrderTimeDigits)),
 	}))
 }

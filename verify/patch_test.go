@@ -38,13 +38,13 @@ func TestOnlineTamperedPatches(t *testing.T) {
 		key    string
 		text   string
 	}{
-		"a value": {func(key func(string) string) error { return w.redis.HSet(ctx, key("k"), "s", "C").Err() },
+		"a value": {func(key func(string) string) error { return w.redis.HSet(ctx, key("k"), w.field("s"), "C").Err() },
 			WrongValue, "k|1", "it differs in s; its last change is at thing.v1/0@1"},
-		"a value that is null": {func(key func(string) string) error { return w.redis.HSet(ctx, key("k"), "x", "0.5").Err() },
+		"a value that is null": {func(key func(string) string) error { return w.redis.HSet(ctx, key("k"), w.field("x"), "0.5").Err() },
 			WrongValue, "k|1", "it differs in x"},
-		"a value from before the delete": {func(key func(string) string) error { return w.redis.HSet(ctx, key("back"), "x", "0.5").Err() },
+		"a value from before the delete": {func(key func(string) string) error { return w.redis.HSet(ctx, key("back"), w.field("x"), "0.5").Err() },
 			WrongValue, "back|1", "it differs in x"},
-		"a value that is gone": {func(key func(string) string) error { return w.redis.HDel(ctx, key("back"), "s").Err() },
+		"a value that is gone": {func(key func(string) string) error { return w.redis.HDel(ctx, key("back"), w.field("s")).Err() },
 			WrongValue, "back|1", "it differs in s"},
 		"a guard of a column": {func(key func(string) string) error { return w.redis.HSet(ctx, key("k"), "_v:s", order(1, 1001)).Err() },
 			WrongGuard, "k|1", "it differs in _v:s"},
@@ -152,11 +152,11 @@ func TestOnlinePatchesTimeToLive(t *testing.T) {
 	cleanOnline(t, report)
 	ctx := context.Background()
 	key := fmt.Sprintf("%s:short:%d:{thing|h|9}", w.project.Name, report.Generation)
-	if err := w.redis.HDel(ctx, key, "s", "_v:s").Err(); err != nil {
+	if err := w.redis.HDel(ctx, key, w.field("s"), "_v:s").Err(); err != nil {
 		t.Fatal(err)
 	}
 	cleanOnline(t, w.verifyOnline("short", Options{}))
-	if err := w.redis.HDel(ctx, key, "x").Err(); err != nil {
+	if err := w.redis.HDel(ctx, key, w.field("x")).Err(); err != nil {
 		t.Fatal(err)
 	}
 	if report = w.verifyOnline("short", Options{}); report.Total != 1 || report.ByKind[WrongValue] != 1 || !strings.Contains(report.First[0].Text, "differs in x;") {

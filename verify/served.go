@@ -145,7 +145,7 @@ func (c *onlineCheck) expectRow(ctx context.Context, table *textRows, batch arro
 		Partition: int32(batch.Column(n + 2).(*array.Int64).Value(row)), Offset: batch.Column(n + 3).(*array.Int64).Value(row),
 	}
 	table.set(colEntity, joinEntity(c.entity.Name, keys))
-	if !c.feast() || !batch.Column(n+5).(*array.Boolean).Value(row) { // a tombstone there is a guard alone
+	if c.feast() && !batch.Column(n+5).(*array.Boolean).Value(row) { // a tombstone there is a guard alone
 		table.set(colAt, fmt.Sprint(eventTime))
 	}
 	table.set(colPosition, position.String())

@@ -142,7 +142,7 @@ func openStore(ctx context.Context, p *feature.Project) (*online.Store, error) {
 	if p.Online.Redis == "" {
 		return nil, nil
 	}
-	as := online.Access{User: p.Online.User}
+	as := online.Access{User: p.Online.User, Cluster: p.Online.Cluster}
 	var err error
 	if as.TLS, err = p.Online.TLS.Config(p.Dir); err != nil {
 		return nil, fmt.Errorf("online: %w", err)

@@ -27,7 +27,7 @@ the views as they are in the lake when it starts. Each value comes with its stat
 While the store is away or a view can't be read yet, the answer is 503.
 
 POST /push makes events of rows and gives them to their stream's topic, whence ` + "`loam run`" + ` writes lake and online store. POST
-/v1/datasets answers labels with their training set, both as Arrow IPC streams. docs/push.md tells all of it.`,
+/v1/datasets answers labels with their training set, both as Arrow IPC streams. docs/serve.md tells all of it.`,
 		Example: "  loam serve --addr 127.0.0.1:6566",
 		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {

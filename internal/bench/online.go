@@ -310,7 +310,7 @@ func (o OnlineOptions) cell(ctx context.Context, s shape, k, c int, p *feature.P
 	}
 	var fields []string
 	for _, r := range refs {
-		fields = append(fields, r.Feature)
+		fields = append(fields, online.FeatureField(slices.Index(p.View(r.View).FeatureNames(), r.Feature)))
 	}
 	prefix := p.Name + ":profile:" + number + ":{contact|"
 	ways := []struct {
@@ -322,7 +322,10 @@ func (o OnlineOptions) cell(ctx context.Context, s shape, k, c int, p *feature.P
 		}},
 		{Package, func() (func([]string) error, func(), error) {
 			return func(ids []string) error {
-				_, err := plan.Read(ctx, online.Entities{Len: len(ids), Keys: map[string][]string{"contact_id": ids}}, online.Ask{})
+				r, err := plan.Read(ctx, online.Entities{Len: len(ids), Keys: map[string][]string{"contact_id": ids}}, online.Ask{})
+				if err == nil && r.Rows[0][0].Status != online.Present {
+					return fmt.Errorf("contact %s is %s", ids[0], r.Rows[0][0].Status)
+				}
 				return err
 			}, func() {}, nil
 		}},
@@ -356,6 +359,9 @@ func (o OnlineOptions) cell(ctx context.Context, s shape, k, c int, p *feature.P
 		}
 	}
 	for i, w := range ways {
+		if len(took[i]) == 0 {
+			return nil, fmt.Errorf("%s: none of its look-ups was answered", w.way)
+		}
 		slices.Sort(took[i])
 		at := func(share float64) time.Duration { return took[i][int(share*float64(len(took[i])-1))] }
 		cells[i].Shape, cells[i].Entities, cells[i].Concurrency, cells[i].Way, cells[i].Lookups = s.name, k, c, w.way, len(took[i])
@@ -387,8 +393,10 @@ func (o OnlineOptions) run(open func() (func([]string) error, func(), error), k,
 		}
 		defer end()
 		callers[i].read = read
-		if err := read(o.ids(rand.New(rand.NewPCG(o.Seed, 99)), k)); err != nil { // connections are made, caches filled
-			return nil, 0, 0, err
+		for range 20 { // connections are made, caches filled
+			if err := read(o.ids(rand.New(rand.NewPCG(o.Seed, 99)), k)); err != nil {
+				return nil, 0, 0, err
+			}
 		}
 	}
 	var all sync.WaitGroup
@@ -399,11 +407,13 @@ func (o OnlineOptions) run(open func() (func([]string) error, func(), error), k,
 			for range lookups / c {
 				ids := o.ids(random, k)
 				at := time.Now()
-				if callers[i].read(ids) != nil {
-					callers[i].bad++
-				}
+				err := callers[i].read(ids)
 				end := time.Now()
-				callers[i].took = append(callers[i].took, end.Sub(at))
+				if err != nil {
+					callers[i].bad++ // which is no look-up, however fast it was
+				} else {
+					callers[i].took = append(callers[i].took, end.Sub(at))
+				}
 				if end.Sub(begun) > o.Seconds/time.Duration(o.Rounds) {
 					return
 				}
@@ -430,55 +440,118 @@ func (o OnlineOptions) ids(random *rand.Rand, k int) []string {
 // rawRead reads hashes as who knows the keys would.
 func rawRead(ctx context.Context, r *redis.Client, prefix string, ids, fields []string) error {
 	if len(ids) == 1 {
-		return r.HMGet(ctx, prefix+ids[0]+"}", fields...).Err()
+		return held(r.HMGet(ctx, prefix+ids[0]+"}", fields...))
 	}
 	p := r.Pipeline()
-	for _, id := range ids {
-		p.HMGet(ctx, prefix+id+"}", fields...)
+	var first *redis.SliceCmd
+	for i, id := range ids {
+		if c := p.HMGet(ctx, prefix+id+"}", fields...); i == 0 {
+			first = c
+		}
 	}
-	_, err := p.Exec(ctx)
-	return err
+	if _, err := p.Exec(ctx); err != nil {
+		return err
+	}
+	return held(first)
 }
 
-// overHTTP makes requests over a connection of its own, with little work besides, so that the server is what is measured.
+// held fails where Redis had nothing, which is read faster than values are.
+func held(c *redis.SliceCmd) error {
+	if c.Err() == nil && c.Val()[0] == nil {
+		return errors.New("Redis has no values under the key")
+	}
+	return c.Err()
+}
+
+// overHTTP makes requests over a connection of its own, with little work besides, so that the server is what is measured. Where the
+// server ends the connection the next request makes another one.
 func overHTTP(ctx context.Context, address string, features []string) (func([]string) error, func(), error) {
-	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	h := &httpCaller{ctx: ctx, address: address, features: `{"features":["` + strings.Join(features, `","`) + `"],"entities":{"contact_id":["`}
+	if err := h.connect(); err != nil {
+		return nil, nil, err
+	}
+	return h.read, h.close, nil
+}
+
+// httpCaller asks a feature server, one request after the other.
+type httpCaller struct {
+	ctx      context.Context
+	address  string
+	features string   // the body up to the ids
+	c        net.Conn // nil once it has ended
+	in       *bufio.Reader
+	body     bytes.Buffer
+	out      bytes.Buffer
+	answer   bytes.Buffer
+	checked  bool // whether an answer was held to have values
+}
+
+func (h *httpCaller) connect() (err error) {
+	if h.c, err = (&net.Dialer{}).DialContext(h.ctx, "tcp", h.address); err != nil {
+		h.c = nil
+		return fmt.Errorf("connect: %w", err)
+	}
+	h.in = bufio.NewReaderSize(h.c, 64<<10)
+	return nil
+}
+
+func (h *httpCaller) close() {
+	if h.c != nil {
+		h.c.Close()
+		h.c = nil
+	}
+}
+
+func (h *httpCaller) read(ids []string) error {
+	if h.c == nil {
+		if err := h.connect(); err != nil {
+			return err
+		}
+	}
+	h.body.Reset()
+	h.out.Reset()
+	h.answer.Reset()
+	h.body.WriteString(h.features)
+	for i, id := range ids {
+		if i > 0 {
+			h.body.WriteString(`","`)
+		}
+		h.body.WriteString(id)
+	}
+	h.body.WriteString(`"]}}`)
+	fmt.Fprintf(&h.out, "POST /get-online-features HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", h.address, h.body.Len())
+	h.out.Write(h.body.Bytes())
+	again, err := h.exchange()
+	if err != nil || !again {
+		h.close()
+	}
+	if err != nil || h.checked {
+		return err
+	}
+	h.checked = true
+	if text := h.answer.String(); strings.Contains(text, "NOT_FOUND") || !strings.Contains(text, "PRESENT") {
+		return fmt.Errorf("%s doesn't have the values that are measured: %.200s", h.address, text)
+	}
+	return nil
+}
+
+// exchange sends the request and reads the answer, and reports whether the connection may be used again.
+func (h *httpCaller) exchange() (again bool, err error) {
+	if err := h.c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		return false, err
+	}
+	if _, err := h.c.Write(h.out.Bytes()); err != nil {
+		return false, err
+	}
+	answer, err := http.ReadResponse(h.in, nil)
 	if err != nil {
-		return nil, nil, fmt.Errorf("connect: %w", err)
+		return false, err
 	}
-	in := bufio.NewReaderSize(c, 64<<10)
-	var body, out bytes.Buffer
-	list := `{"features":["` + strings.Join(features, `","`) + `"],"entities":{"contact_id":["`
-	read := func(ids []string) error {
-		body.Reset()
-		out.Reset()
-		body.WriteString(list)
-		for i, id := range ids {
-			if i > 0 {
-				body.WriteString(`","`)
-			}
-			body.WriteString(id)
-		}
-		body.WriteString(`"]}}`)
-		fmt.Fprintf(&out, "POST /get-online-features HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", address, body.Len())
-		out.Write(body.Bytes())
-		if _, err := c.Write(out.Bytes()); err != nil {
-			return err
-		}
-		answer, err := http.ReadResponse(in, nil)
-		if err != nil {
-			return err
-		}
-		if _, err := io.Copy(io.Discard, answer.Body); err != nil {
-			return err
-		}
-		if err := answer.Body.Close(); err != nil {
-			return err
-		}
-		if answer.StatusCode != http.StatusOK {
-			return fmt.Errorf("it answered %s", answer.Status)
-		}
-		return nil
+	if _, err := h.answer.ReadFrom(answer.Body); err != nil {
+		return false, err
 	}
-	return read, func() { c.Close() }, nil
+	if answer.StatusCode != http.StatusOK {
+		return false, fmt.Errorf("it answered %s: %.200s", answer.Status, h.answer.String())
+	}
+	return !answer.Close, nil
 }

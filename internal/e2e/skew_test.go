@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ import (
 	"github.com/loamdata/loam/feature"
 )
 
-// Views that the skew is taken of, besides deal: attributes in both layouts.
+// Views that the skew is taken of, besides deal: attributes in both layouts, and windows.
 const skewDefinitions = `entities:
   - {name: contact, join_keys: [contact_id]}
 views:
@@ -49,6 +50,17 @@ views:
     stream: contact
     layout: feast
     features: [mkt_status, email, attributes, {name: size, type: int64, sql: "length(attributes::varchar)"}, {name: lead, type: bool, sql: "mkt_status = 'lead'"}]
+`
+
+// skewWindows are a windowed view.
+const skewWindows = `views:
+  - name: activity
+    entity: contact
+    stream: engagement
+    aggregates:
+      - {name: emails_opened, fn: count, where: "type = 'email' AND outcome = 'opened'", windows: [1d, 7d, 30d]}
+      - {name: channels, fn: distinct, column: channel, windows: [7d]}
+      - {name: outcome, fn: last, column: outcome, windows: [30d]}
 `
 
 // skewValues is how many values there are to compare, at least.
@@ -76,6 +88,7 @@ func newSkew(t *testing.T) *skew {
 	}
 	write(t, filepath.Join(s.dir, "features", "contact.yaml"), skewDefinitions)
 	write(t, filepath.Join(s.dir, "features", "deal.yaml"), deals)
+	write(t, filepath.Join(s.dir, "features", "activity.yaml"), skewWindows)
 	s.redis = redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + port, DisableIdentity: true})
 	t.Cleanup(func() { s.redis.Close() })
 	run(t, s.dir, "apply")
@@ -91,7 +104,7 @@ func (s *skew) topic(name string, partition int) string {
 func (s *skew) simulate(seed int) {
 	s.t.Helper()
 	run(s.t, s.dir, "simulate", "--topics", "--partitions", "2", "--days", "30", "--seed", strconv.Itoa(seed), "--contacts", "6500",
-		"--events", "20000", "--duplicates", "0.02", "--late", "0.05", "--deletes", "0.01")
+		"--events", "16000", "--duplicates", "0.02", "--late", "0.05", "--deletes", "0.01")
 }
 
 // helpdesk adds a part of the help desk's real events, of so many parts.
@@ -174,7 +187,7 @@ func (s *skew) reads(url string, contacts []string) (end func() (answered, refus
 					ids[n] = contacts[r.IntN(len(contacts))]
 				}
 				body, err := json.Marshal(map[string]any{
-					"features": []string{"profile:*", "wide:*", "feast:*"}, "entities": map[string]any{"contact_id": ids}, "full_feature_names": true,
+					"features": []string{"profile:*", "wide:*", "feast:*", "activity:*"}, "entities": map[string]any{"contact_id": ids}, "full_feature_names": true,
 				})
 				if err != nil {
 					s.t.Error(err)
@@ -243,7 +256,7 @@ func TestSkew(t *testing.T) {
 	s.helpdesk(lines, 0, 4)
 	arguments := []string{"--commit-every", "300ms"}
 	w := startWorker(t, s.dir, arguments...)
-	for _, view := range []string{"deal", "feast", "profile", "wide"} {
+	for _, view := range []string{"activity", "deal", "feast", "profile", "wide"} {
 		w.awaitSaid("feature view " + view + " is served")
 	}
 	w.await("all was committed", s.whole)
@@ -304,6 +317,7 @@ func TestSkew(t *testing.T) {
 		t.Errorf("serve: %v\n%s", err, said.String())
 	}
 	w.stop()
+	s.simulate(6) // it is written event by event, so that entities have guards of their own
 	run(t, s.dir, "run", "--until-end")
 	values := onlineClean(t, s.dir)
 	at(fmt.Sprintf("0 differences in %d values online", values))
@@ -326,7 +340,7 @@ func TestSkew(t *testing.T) {
 		}
 	}
 	if code != 0 || strings.Contains(said.String(), "were not logged") {
-		t.Errorf("verify --served ends with %d: %s\n%s", code, stderr, said.String())
+		t.Errorf("verify --served ends with %d: %s\n%s", code, stderr, said.Bytes()[max(0, said.Len()-1000):])
 	}
 	at(fmt.Sprintf("0 differences in %d values served; %d answers, %d refusals", recomputed, answered, refused))
 	s.tamper()
@@ -377,15 +391,19 @@ func (s *skew) tamper() {
 	current := s.redis.HGet(ctx, "crm:wide:generations", "current").Val()
 	keys := s.redis.Keys(ctx, "crm:wide:"+current+":{*").Val()
 	slices.Sort(keys)
-	i := slices.IndexFunc(keys, func(k string) bool { return s.redis.HExists(ctx, k, "mkt_status").Val() })
+	const status = "0" // mkt_status, by its place in the view
+	i := slices.IndexFunc(keys, func(k string) bool { return s.redis.HExists(ctx, k, status).Val() })
+	gone := slices.IndexFunc(keys, func(k string) bool { return s.redis.HExists(ctx, k, "_d").Val() })
+	if i < 0 || gone < 0 {
+		t.Fatalf("of %d entities none has a status, or none is gone", len(keys))
+	}
 	id := strings.TrimSuffix(keys[i][strings.Index(keys[i], "|")+1:], "}")
 	order := s.redis.HGet(ctx, keys[i], "_v").Val()
 	feastKey := fmt.Sprintf("\x01\x00\x00\x00\x02\x00\x00\x00\x0a\x00\x00\x00contact_id\x02\x00\x00\x00%c\x00\x00\x00%scrm", len(id), id)
-	gone := slices.IndexFunc(keys, func(k string) bool { return s.redis.HExists(ctx, k, "_d").Val() })
 	for _, c := range []struct {
 		what, view, key, field, value, kind, entity string
 	}{
-		{"a value", "wide", keys[i], "mkt_status", "nonsense", "wrong_value", id},
+		{"a value", "wide", keys[i], status, "nonsense", "wrong_value", id},
 		{"a guard", "wide", keys[i], "_v", order[:len(order)-1] + "z", "wrong_guard", id},
 		{"a tombstone", "wide", keys[gone], "_d", "", "wrong_value", strings.TrimSuffix(keys[gone][strings.Index(keys[gone], "|")+1:], "}")},
 		{"a value in Feast's layout", "feast", feastKey, feature.FeastField("feast", "mkt_status"), "\x12\x01x", "wrong_value", id},
@@ -411,5 +429,87 @@ func (s *skew) tamper() {
 		}
 		s.redis.HSet(ctx, c.key, c.field, was)
 	}
+	s.tamperTile()
 	onlineClean(t, s.dir)
+}
+
+// tamperTile alters one count in one tile and one guard of a windowed view, and holds verify to naming it.
+func (s *skew) tamperTile() {
+	t, ctx := s.t, s.t.Context()
+	t.Helper()
+	current := s.redis.HGet(ctx, "crm:activity:generations", "current").Val()
+	keys := s.redis.Keys(ctx, "crm:activity:"+current+":{*").Val()
+	slices.Sort(keys)
+	recent := time.Now().Add(-6*24*time.Hour).Unix() / 3600 // hours since 1970, within the window of 7d
+	guardKey, guardAt, tileKey, tileAt := "", 0, "", 0
+	for _, key := range keys {
+		next, tile, number := tileParts(s.redis.Get(ctx, key).Bytes())
+		if next > 0 && guardKey == "" {
+			guardKey, guardAt = key, next
+		}
+		if tile > 0 && number > recent && tileKey == "" {
+			tileKey, tileAt = key, tile
+		}
+	}
+	for _, c := range []struct {
+		what, key  string
+		at         int
+		kind, text string
+	}{
+		{"a tile", tileKey, tileAt, "wrong_tile", "the tile of 1h at "},
+		{"a guard", guardKey, guardAt, "wrong_guard", "its guard of "},
+	} {
+		if c.key == "" {
+			t.Errorf("of %d entities none has %s", len(keys), c.what)
+			continue
+		}
+		was := s.redis.Get(ctx, c.key).Val()
+		altered := []byte(was)
+		altered[c.at] ^= 1
+		s.redis.SetArgs(ctx, c.key, altered, redis.SetArgs{KeepTTL: true})
+		out, _, code := runErr(t, s.dir, "verify", "--online", "--view", "activity", "--json")
+		s.redis.SetArgs(ctx, c.key, was, redis.SetArgs{KeepTTL: true})
+		var found []compared
+		if err := json.Unmarshal([]byte(out), &found); err != nil {
+			t.Fatal(err)
+		}
+		r, id := found[0], strings.TrimSuffix(c.key[strings.Index(c.key, "|")+1:], "}")
+		if code != 1 || r.Differences != 1 || len(r.Findings) != 1 || r.Findings[0].Kind != c.kind || r.Findings[0].Key != id ||
+			!strings.HasPrefix(r.Findings[0].Text, c.text) {
+			t.Errorf("%s of %s was altered, and verify ends with %d: %+v", c.what, id, code, r)
+		}
+	}
+}
+
+// tileParts finds, in an entity's string, an even next offset of a guard and the count in the first tile of an hour, 0 where there is none;
+// and the number of that tile. See docs/redis.md.
+func tileParts(text []byte, err error) (next, count int, number int64) {
+	if err != nil {
+		return 0, 0, 0
+	}
+	at := 1
+	unsigned := func() uint64 {
+		v, n := binary.Uvarint(text[at:])
+		at += n
+		return v
+	}
+	signed := func() int64 {
+		v, n := binary.Varint(text[at:])
+		at += n
+		return v
+	}
+	for range unsigned() {
+		at += 4
+		unsigned()
+		if text[at]%2 == 0 {
+			next = at
+		}
+		unsigned()
+	}
+	signed() // the newest event time
+	if unsigned() > 0 {
+		number = signed()
+		count = at
+	}
+	return next, count, number
 }

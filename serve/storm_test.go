@@ -1,0 +1,169 @@
+package serve
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// While generations are switched and removed, and Redis is killed and comes back empty or from an old dump, what is answered is what
+// was current: never an older value, never an entity unknown that is there. All else is 503.
+func TestStorm(t *testing.T) {
+	binary, err := exec.LookPath("redis-server")
+	if err != nil {
+		if os.Getenv("LOAM_CI") == "1" {
+			t.Fatal("redis-server is missing: scripts/services/redis.sh install brings it")
+		}
+		t.Skip("redis-server is missing: scripts/services/redis.sh install brings it")
+	}
+	l := listen(t)
+	address := l.Addr().String()
+	l.Close()
+	r := &restarted{t: t, binary: binary, address: address, dir: t.TempDir()}
+	r.start()
+	t.Cleanup(r.kill)
+
+	f := newFixture(t, address, nil)
+	const entities, rounds, switches = 8, 6, 5
+	generation := 0
+	var least atomic.Int64 // the newest generation that was switched to before a read began
+	build := func() {
+		generation++
+		for i := range entities {
+			f.put("all", generation, fmt.Sprintf("e%d", i), 1, 0, "n", generation)
+		}
+		f.switchTo("all", generation)
+		least.Store(int64(generation))
+		for i := range entities {
+			f.redis.Unlink(t.Context(), f.key("all", generation-1, fmt.Sprintf("e%d", i), 1))
+		}
+		f.redis.HDel(t.Context(), f.project.Name+":all:generations", fmt.Sprint(generation-1))
+	}
+	build()
+
+	var names, keys []string
+	for i := range entities {
+		names, keys = append(names, fmt.Sprintf(`"e%d"`, i)), append(keys, "1")
+	}
+	body := `{"features":["all:n"],"entities":{"a":[` + strings.Join(names, ",") + `],"b":[` + strings.Join(keys, ",") + `]}}`
+	done := make(chan struct{})
+	var readers sync.WaitGroup
+	var reads, refused atomic.Int64
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				from := least.Load()
+				status, answer := f.post("/get-online-features", body)
+				switch status {
+				case http.StatusServiceUnavailable:
+					refused.Add(1)
+					time.Sleep(time.Millisecond)
+					continue
+				case http.StatusOK:
+				default:
+					t.Errorf("%d %s", status, answer)
+					return
+				}
+				var got struct {
+					Results []struct {
+						Values   []json.RawMessage
+						Statuses []string
+					}
+				}
+				if err := json.Unmarshal([]byte(answer), &got); err != nil || len(got.Results) != 3 {
+					t.Errorf("%v: %s", err, answer)
+					return
+				}
+				n := got.Results[2]
+				for i, v := range n.Values {
+					var value int64
+					if err := json.Unmarshal(v, &value); err != nil || n.Statuses[i] != "PRESENT" || value < from || string(v) != string(n.Values[0]) {
+						t.Errorf("entity %d is %s %s after generation %d was switched to: %s", i, n.Statuses[i], v, from, answer)
+						return
+					}
+				}
+				reads.Add(1)
+			}
+		})
+	}
+	for round := range rounds {
+		if err := f.redis.Do(t.Context(), "SAVE").Err(); err != nil { // what it comes back with in odd rounds
+			t.Fatal(err)
+		}
+		for range switches {
+			build()
+		}
+		before := refused.Load()
+		r.kill()
+		if round%2 == 0 {
+			r.forget()
+		}
+		r.start()
+		for refused.Load() < before+20 && !t.Failed() { // reads go on while it has nothing, or what is old
+			time.Sleep(time.Millisecond)
+		}
+		f.run = runID(t, f.redis)
+		before = reads.Load()
+		build()
+		for reads.Load() < before+20 && !t.Failed() {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	close(done)
+	readers.Wait()
+	t.Logf("%d reads, %d refused, %d generations", reads.Load(), refused.Load(), generation)
+}
+
+// restarted is a Redis that is killed and started again.
+type restarted struct {
+	t                    *testing.T
+	binary, address, dir string
+	process              *exec.Cmd
+}
+
+func (r *restarted) start() {
+	r.t.Helper()
+	host, port, err := net.SplitHostPort(r.address)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.process = exec.Command(r.binary, "--bind", host, "--port", port, "--dir", r.dir, "--save", "", "--appendonly", "no")
+	if err := r.process.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		c, err := net.Dial("tcp", r.address)
+		if err == nil {
+			c.Close()
+			return
+		}
+		if time.Now().After(end) {
+			r.t.Fatalf("redis-server doesn't listen: %v", err)
+		}
+	}
+}
+
+func (r *restarted) kill() {
+	_ = r.process.Process.Kill()
+	_ = r.process.Wait()
+}
+
+// forget removes the dump, so that it starts empty.
+func (r *restarted) forget() {
+	if err := os.Remove(r.dir + "/dump.rdb"); err != nil {
+		r.t.Fatal(err)
+	}
+}
