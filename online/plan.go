@@ -357,7 +357,7 @@ func (p *Plan) decode(r *Result, entities int, now int64, answers []redis.Cmder,
 			var seen *Seen
 			if ask.Seen {
 				seen = &r.Seen[n][i]
-				seen.View, seen.Generation = v.view.Name, generations[i].Number
+				seen.View, seen.Generation, seen.Of = v.view.Name, generations[i].Number, &generations[i].Generation
 			}
 			trace, err := v.layout.decode(answers[i*entities+n], now, row, seen)
 			if err != nil {

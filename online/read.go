@@ -68,6 +68,7 @@ func (e *ForeignError) Unwrap() error { return e.Err }
 type Seen struct {
 	View       string
 	Generation int64
+	Of         *Generation       // what the generation says of itself, without marks; it isn't changed
 	Order      string            // _v as it stands in the hash, "" without one
 	Guards     map[string]string // other guards as they stand there: of a patch stream by column, and _d; of a windowed view by partition, the next offset
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -174,13 +173,11 @@ func (f *FeatureLog) rows(rows []feature.ServedRow, s Served) []feature.ServedRo
 			for _, values := range s.Plan.Entity(seen.View, s.Keys) {
 				one.Entity = append(one.Entity, values[n])
 			}
-			if g, known := f.generation(seen.View, seen.Generation, s.Result.At); known {
-				if before := marks[seen.View]; before.Number == g.Number && before.BuiltAt.Equal(g.BuiltAt) {
-					one.Marks = before.Marks
-				}
-				if view.Windowed() {
-					one.Guards = windowGuards(g, seen.Guards)
-				}
+			if g, known := marks[seen.View]; known && sameGeneration(g, seen) {
+				one.Marks = g.Marks
+			}
+			if view.Windowed() {
+				one.Guards = windowGuards(seen.Of, seen.Guards)
 			}
 			for i, ref := range refs {
 				if ref.View != seen.View {
@@ -202,7 +199,7 @@ func (f *FeatureLog) rows(rows []feature.ServedRow, s Served) []feature.ServedRo
 
 // windowGuards are the offsets that a windowed view's values of an entity go up to: its own guards, and where it has none the base of the
 // generation; and how many rows of files and redrives are in that base.
-func windowGuards(g online.Generation, own map[string]string) map[string]string {
+func windowGuards(g *online.Generation, own map[string]string) map[string]string {
 	guards := map[string]string{"others": strconv.FormatInt(g.Others, 10)}
 	for partition, offset := range g.Base {
 		guards[partition] = strconv.FormatInt(offset, 10)
@@ -238,18 +235,9 @@ func (f *FeatureLog) readMarks(ctx context.Context) {
 	}
 }
 
-// generation gives a generation of a view that was read at a time, if it is known. Its base stays what it is, so it doesn't matter when that
-// was asked for: of one that was switched to since the marks before the read, it is known by those after it. In a Redis that restarted
-// empty the numbers begin anew, so it is the newest that was begun before the time.
-func (f *FeatureLog) generation(view string, number int64, at time.Time) (online.Generation, bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, m := range slices.Backward(f.marks) {
-		if g, known := m.views[view]; known && g.Number == number && !g.BuiltAt.After(at) {
-			return g, true
-		}
-	}
-	return online.Generation{}, false
+// sameGeneration reports whether marks are those of the generation that was seen. Numbers begin anew in a Redis that restarted empty.
+func sameGeneration(g online.Generation, seen online.Seen) bool {
+	return g.Number == seen.Generation && g.BuiltAt.Equal(seen.Of.BuiltAt)
 }
 
 // marksBefore are the newest marks that were read before a read began: what is below them was in Redis then.

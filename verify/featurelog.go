@@ -25,7 +25,7 @@ type ServedReport struct {
 	Differing  int64     `json:"differing"`                  // values that differ
 	Share      float64   `json:"share"`                      // of the values, those that differ
 	NotSettled int64     `json:"not_settled"`                // rows that rest on a change that the lake has yet to come to
-	Unmarked   int64     `json:"unmarked,omitempty"`         // rows of which it isn't known how far Redis was written: only their own change was held against them, and windows were not recomputed
+	Unmarked   int64     `json:"unmarked,omitempty"`         // rows of which it isn't known how far Redis was written: only the changes that they rest on were held against them
 	Other      int64     `json:"other_definition,omitempty"` // rows that another definition of the view served, and which are left out
 	Skipped    string    `json:"skipped,omitempty"`          // why nothing was recomputed
 	Findings

@@ -91,7 +91,7 @@ func printServed(w io.Writer, r *verify.ServedReport) {
 		fmt.Fprintf(w, "  %s were served by another definition of the view, and were left out\n", count(r.Other, "row"))
 	}
 	if r.Unmarked > 0 {
-		fmt.Fprintf(w, "  of %s it isn't known how far Redis was written, so only the change that they rest on was looked at, and windows were not recomputed\n", count(r.Unmarked, "row"))
+		fmt.Fprintf(w, "  of %s it isn't known how far Redis was written, so only the changes that they rest on were looked at\n", count(r.Unmarked, "row"))
 	}
 	printFindings(w, r.Findings)
 }
