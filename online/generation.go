@@ -295,12 +295,7 @@ func (s *Store) Switch(ctx context.Context, view string, g Generation) error {
 		return fmt.Errorf("switch to generation %d of %s: %w", g.Number, view, err)
 	}
 	keys, number := []string{generationsKey(s.project, view)}, strconv.FormatInt(g.Number, 10)
-	switched, err := switchTo.EvalSha(ctx, s.redis, keys, number, text).Int()
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		if err = switchTo.Load(ctx, s.redis).Err(); err == nil {
-			switched, err = switchTo.EvalSha(ctx, s.redis, keys, number, text).Int()
-		}
-	}
+	switched, err := switchTo.Run(ctx, s.redis, keys, number, text).Int() // with its text where the server hasn't it
 	switch {
 	case err != nil:
 		return fmt.Errorf("switch to generation %d of %s: %w", g.Number, view, err)
