@@ -232,7 +232,7 @@ func (f *flat) batch(table int) {
 	_, buffers := f.vector(table, 2, 16)
 	f.inner(table, 3, func(int) {})
 	at, n := f.vector(table, 4, 8) // how many of the buffers are a view's
-	if n < f.views { // Arrow's reader would read on behind it
+	if n < f.views {               // Arrow's reader would read on behind it
 		panic(errFlat)
 	}
 	for i := range n {
