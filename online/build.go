@@ -45,6 +45,9 @@ func (w *ViewWriter) Build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 		build = w.buildTiles
 	}
 	g, err := build(ctx, l, o)
+	if keys := w.Foreign(); err == nil && len(keys) > 0 {
+		err = fmt.Errorf("%w: remove them, they are in the way", &ForeignKeysError{keys})
+	}
 	if err != nil {
 		if g.Number > 0 {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)

@@ -91,6 +91,19 @@ func (l *Live) Begin(ctx context.Context, streams []*feature.Stream, file featur
 	return nil
 }
 
+// Foreign are, by view, keys that hold what is not loam's: see [ViewWriter.Foreign].
+func (l *Live) Foreign() map[string][]string {
+	all := map[string][]string{}
+	for _, views := range l.views {
+		for _, w := range views {
+			if keys := w.Foreign(); len(keys) > 0 {
+				all[w.view.Name] = keys
+			}
+		}
+	}
+	return all
+}
+
 // Write writes a batch to every generation of the stream's views, after what a generation lacks before it. It may be
 // repeated. It gives the number of entities written, of all views together.
 func (l *Live) Write(ctx context.Context, b *feature.Batch) (int, error) {

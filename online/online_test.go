@@ -502,3 +502,57 @@ func TestOpenProblems(t *testing.T) {
 		t.Error("a server that is gone gives no error")
 	}
 }
+
+// A key that holds another type than loam writes is named and left as it is, reads of it are errors, and all other writes
+// are made; a new generation has other keys.
+func TestForeignKeys(t *testing.T) {
+	eachStore(t, func(t *testing.T, s *Store) {
+		p, ctx := loadProject(t), context.Background()
+		l := openLake(t, p)
+		w := writer(t, s, p, "all")
+		var events []string
+		for i := range 5 {
+			events = append(events, event(i, string(rune('a'+i)), 1, i, "updated", fmt.Sprintf(`,"n":%d`, i)))
+		}
+		b := batchOf(t, p.Stream("thing"), 0, events)
+		defer b.Release()
+		commitTo(t, l, b)
+		g := built(t, s, w, l)
+		key := entityKey(keyPrefix(s.project, "all", g.Number), "thing", []string{"c", "1"})
+		if err := s.redis.Set(ctx, key, "not loam's", 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		later := batchOf(t, p.Stream("thing"), 5, []string{
+			event(5, "c", 1, 1, "updated", `,"n":50`), event(6, "d", 1, 60, "updated", `,"n":60`), // the first one is late
+		})
+		defer later.Release()
+		commitTo(t, l, later)
+		if _, err := w.Write(ctx, []int64{g.Number}, later.Rows); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.Foreign(); !slices.Equal(got, []string{key}) || w.Foreign() != nil {
+			t.Errorf("foreign are %v, want %s, once", got, key)
+		}
+		if text, err := s.redis.Get(ctx, key).Result(); err != nil || text != "not loam's" {
+			t.Errorf("it holds %q, %v", text, err)
+		}
+		if got := show(t, s, p, base, "d", "1", "all:n"); got != "n=60" {
+			t.Errorf("another entity: %s", got)
+		}
+		refs, err := p.Resolve([]string{"all:n"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var foreign *ForeignError
+		if _, err := NewClient(s, p, time.Now).Read(ctx, refs, []map[string]string{{"a": "c", "b": "1"}}); !errors.As(err, &foreign) {
+			t.Errorf("it is read: %v", err)
+		}
+		built(t, s, w, l)
+		if got := show(t, s, p, base, "c", "1", "all:n"); got != "n=2" {
+			t.Errorf("built anew: %s", got)
+		}
+		if left := keys(t, s, keyPrefix(s.project, "all", g.Number)+"*"); len(left) != 0 {
+			t.Errorf("left are %v", left)
+		}
+	})
+}

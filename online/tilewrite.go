@@ -2,6 +2,7 @@ package online
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -80,7 +81,8 @@ func (w *ViewWriter) putTiles(ctx context.Context, keys, texts []string, updates
 	for i, u := range updates {
 		e, err := w.tiles.decode(texts[i])
 		if err != nil {
-			return nil, fmt.Errorf("read the key %s: %w", keys[i], err)
+			w.noteForeign(keys[i]) // one key doesn't hold the others up
+			continue
 		}
 		var header []byte
 		if texts[i] != "" {
@@ -98,7 +100,10 @@ func (w *ViewWriter) putTiles(ctx context.Context, keys, texts []string, updates
 		return nil, nil
 	}
 	w.tileCalls = min(pipelineCalls, max(1, tileBytesMax/(size/len(sent)+1)))
-	if err := w.store.make(ctx, calls); err != nil {
+	err := w.store.make(ctx, calls)
+	if foreign := (*ForeignKeysError)(nil); errors.As(err, &foreign) {
+		w.noteForeign(foreign.Keys...)
+	} else if err != nil {
 		return nil, err
 	}
 	var lost []tileUpdate

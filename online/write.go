@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
@@ -68,6 +69,9 @@ type ViewWriter struct {
 	feast   *feastView              // where the view is in Feast's layout
 	past    func(guard string) bool // while a generation in Feast's layout is filled
 	db      *sql.DB                 // evaluates expressions; nil where every feature is a column
+
+	noting  sync.Mutex
+	foreign []string // keys that hold what is not loam's
 
 	// Of a windowed view:
 	tiles     *tilePlan // nil of others
@@ -306,9 +310,36 @@ func (w *ViewWriter) send(ctx context.Context, generation int64, writes []*entit
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(pipelinesMax)
 	for part := range slices.Chunk(writes, pipelineCalls) {
-		group.Go(func() error { return w.sendPart(ctx, prefix, part) })
+		group.Go(func() error {
+			err := w.sendPart(ctx, prefix, part)
+			var foreign *ForeignKeysError
+			if errors.As(err, &foreign) { // one key doesn't hold the others up
+				w.noteForeign(foreign.Keys...)
+				return nil
+			}
+			return err
+		})
 	}
 	return group.Wait()
+}
+
+// foreignMax bounds how many keys a writer names that hold what is not loam's.
+const foreignMax = 10
+
+func (w *ViewWriter) noteForeign(keys ...string) {
+	w.noting.Lock()
+	defer w.noting.Unlock()
+	w.foreign = append(w.foreign, keys[:min(len(keys), foreignMax-len(w.foreign))]...)
+}
+
+// Foreign are keys of the view that hold another type than loam writes, and that were come upon since this was asked last: ten
+// at most. They are left as they are, so what they should hold is lacking: the view is to be built anew, under other keys.
+func (w *ViewWriter) Foreign() []string {
+	w.noting.Lock()
+	defer w.noting.Unlock()
+	keys := w.foreign
+	w.foreign = nil
+	return keys
 }
 
 // sendPart makes the writes of one pipeline.

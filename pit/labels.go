@@ -85,6 +85,9 @@ func (b *build) loadLabels(ctx context.Context) error {
 	if err := b.checkRequestColumns(ctx, from.what); err != nil {
 		return err
 	}
+	if err := b.checkKeys(ctx, from.what); err != nil {
+		return err
+	}
 	return b.settle(ctx, from.what)
 }
 

@@ -128,3 +128,40 @@ func TestWhatIsReplacedStaysUntilAllIsKept(t *testing.T) {
 		t.Errorf("left over: %v, %v", left, err)
 	}
 }
+
+// An Arrow stream file may end in .arrows, as Arrow itself names it.
+func TestLabelsOfAnArrowStreamFile(t *testing.T) {
+	w := newWorld(t, viewOf(map[string]string{"k": "string"}, []string{"k"}, map[string]string{"v": "int64"}, "0", ""))
+	w.take("s", "file:history", 1, []string{`{"k":"a","at":"2026-01-15T00:00:00Z","v":1}`})
+	w.put("labels.arrows", string(arrowOf(t, "SELECT 'a' AS k, TIMESTAMPTZ '2026-01-20 00:00:00Z' AS event_timestamp", false)))
+	if _, err := w.build(feature.DatasetRequest{Labels: "labels.arrows"}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.read(); len(got) != 1 || got[0]["k"] != "a" {
+		t.Errorf("rows %v", got)
+	}
+}
+
+// A key that the stream's type would round is refused; one that it can't be is no entity's, and the card counts it.
+func TestLabelKeysOfOtherTypes(t *testing.T) {
+	w := newWorld(t, viewOf(map[string]string{"k": "int64"}, []string{"k"}, map[string]string{"v": "int64"}, "0", ""))
+	w.take("s", "file:history", 1, []string{`{"k":2,"at":"2026-01-15T00:00:00Z","v":1}`})
+	for _, c := range []struct{ labels, err, warning string }{
+		{"k,event_timestamp\n1.5,2026-01-20\n2.0,2026-01-20\n", "1 values of column k, the join key k, can't be int64 without loss, the first in row 0", ""},
+		{"k,event_timestamp\n2.0,2026-01-20\n,2026-01-20\n", "", ""},
+		{"k,event_timestamp\n2,2026-01-20\nabc,2026-01-20\n", "", "1 values of label column k can't be int64, the type of join key k, so they match nothing"},
+	} {
+		w.put("labels.csv", c.labels)
+		card, err := w.build(feature.DatasetRequest{Labels: "labels.csv"}, 0)
+		switch {
+		case c.err != "":
+			if err == nil || !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%q: error %v, want %q", c.labels, err, c.err)
+			}
+		case err != nil:
+			t.Errorf("%q: %v", c.labels, err)
+		case strings.Contains(strings.Join(card.Warnings, "\n"), "match nothing") != (c.warning != "") || !strings.Contains(strings.Join(card.Warnings, "\n"), c.warning):
+			t.Errorf("%q: warnings %q, want %q", c.labels, card.Warnings, c.warning)
+		}
+	}
+}

@@ -199,7 +199,7 @@ func (b *build) labelKey(s *feature.Stream) sql.Fragment {
 	parts := make([]sql.Fragment, len(keys))
 	for i, k := range keys {
 		c, _ := s.Column(k)
-		parts[i] = sql.Ident(b.labelColumn(k)) + "::" + sql.Fragment(c.Type.SQL())
+		parts[i] = "TRY_CAST(" + sql.Ident(b.labelColumn(k)) + " AS " + sql.Fragment(c.Type.SQL()) + ")"
 		if len(keys) > 1 {
 			parts[i] = sql.Ident(k) + " := " + parts[i]
 		}

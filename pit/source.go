@@ -216,10 +216,10 @@ func fileSource(ctx context.Context, db *sql.DB, path string, textKeys []string)
 	case strings.HasSuffix(lower, ".csv"), strings.HasSuffix(lower, ".csv.gz"):
 		s.csv = path
 		s.scan, err = csvScan(ctx, db, path, textKeys)
-	case strings.HasSuffix(lower, ".arrow"), strings.HasSuffix(lower, ".feather"), strings.HasSuffix(lower, ".ipc"):
+	case strings.HasSuffix(lower, ".arrow"), strings.HasSuffix(lower, ".arrows"), strings.HasSuffix(lower, ".feather"), strings.HasSuffix(lower, ".ipc"):
 		s.scan, err = sourceTable, importFile(ctx, db, path)
 	default:
-		err = fmt.Errorf("labels %s: can't tell what the file holds; its name must end in .parquet, .csv, .csv.gz, .arrow, .feather or .ipc", path)
+		err = fmt.Errorf("labels %s: can't tell what the file holds; its name must end in .parquet, .csv, .csv.gz, .arrow, .arrows, .feather or .ipc", path)
 	}
 	return s, err
 }

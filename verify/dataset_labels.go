@@ -74,7 +74,12 @@ func (c *datasetCheck) passedThrough(ctx context.Context) error {
 	case strings.HasSuffix(lower, ".parquet"):
 		scan = sql.Fragment(sql.Render("read_parquet({path}, hive_partitioning = false)", path))
 	case strings.HasSuffix(lower, ".csv"), strings.HasSuffix(lower, ".csv.gz"):
-		scan = sql.Fragment(sql.Render("read_csv({path}, header = true, all_varchar = true, hive_partitioning = false)", path))
+		types, err := c.csvTexts(ctx)
+		if err != nil {
+			return err
+		}
+		path["types"] = types
+		scan = sql.Fragment(sql.Render("read_csv({path}, header = true, sample_size = -1, hive_partitioning = false{types})", path))
 	default:
 		return nil
 	}
@@ -124,6 +129,30 @@ func (c *datasetCheck) passedThrough(ctx context.Context) error {
 	return nil
 }
 
+// csvTexts are the types of the columns that a build read from a CSV file as text; it found the others, and how dates are written,
+// by looking at all of the file, and so they are found here.
+func (c *datasetCheck) csvTexts(ctx context.Context) (sql.Fragment, error) {
+	scan := sql.Render("SELECT * FROM read_csv({path}, header = true, sample_size = -1, hive_partitioning = false)", sql.Args{"path": sql.Path(c.card.Labels.Path)})
+	columns, err := c.db.Columns(ctx, scan)
+	if err != nil {
+		return "", fmt.Errorf("read the labels: %w", err)
+	}
+	picked, err := c.db.Columns(ctx, "SELECT * FROM picked")
+	if err != nil {
+		return "", err
+	}
+	var types []sql.Fragment
+	for _, column := range columns {
+		if slices.Contains(picked, sql.Column{Name: column.Name, Type: "VARCHAR"}) {
+			types = append(types, sql.Literal(column.Name)+": 'VARCHAR'")
+		}
+	}
+	if len(types) == 0 {
+		return "", nil
+	}
+	return ", types = {" + sql.Join(", ", types) + "}", nil
+}
+
 func orNull(text *string) string {
 	if text == nil {
 		return "null"
@@ -155,7 +184,7 @@ func (v *viewCheck) labels(ctx context.Context) ([]*label, error) {
 	items := []sql.Fragment{"loam_row", at}
 	for _, k := range v.joinKeys {
 		column, _ := v.stream.Column(k)
-		items = append(items, sql.Ident(v.labelColumn(k))+"::"+sql.Fragment(column.Type.SQL()))
+		items = append(items, "TRY_CAST("+sql.Ident(v.labelColumn(k))+" AS "+sql.Fragment(column.Type.SQL())+")")
 	}
 	for _, f := range v.features {
 		column := sql.Fragment("NULL")

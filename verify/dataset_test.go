@@ -483,3 +483,14 @@ func TestDatasetOfFormerColumns(t *testing.T) {
 		t.Errorf("%d differences, the first %s", report.Total, shown(report))
 	}
 }
+
+// Dates of a CSV file that are not written as ISO 8601 does are what the build read, and keys that can't be a stream's match nothing.
+func TestDatasetOfLabelsWrittenOtherwise(t *testing.T) {
+	w := newDatasetWorld(t)
+	w.fill(random(t))
+	w.put("labels.csv", "id,part,when,y,seen\na,1,2026-01-01T01:00:00Z,1,25/12/2025\nb,x,2026-01-01T01:00:00Z,2,26/12/2025\n")
+	w.build(feature.DatasetRequest{AsOf: feature.ServedClock})
+	if report := w.verify(DatasetOptions{All: true}); !report.OK() || report.Checked != 2 {
+		t.Errorf("found %s", shown(report))
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +36,7 @@ type onlineLoop struct {
 	builds   sync.WaitGroup
 	mu       sync.Mutex
 	building map[string]bool
+	foreign  []string // keys that held what is not loam's, the last that were told
 	failures int
 	away     bool
 	checked  time.Time
@@ -47,6 +49,7 @@ const (
 	backoffMin  = 50 * time.Millisecond
 	backoffMax  = 2 * time.Second
 	drainMax    = 15 * time.Second // how long a store that is away is waited for at the end
+	foreignMax  = 1000             // keys that are remembered as told
 	buildsMax   = 3                // failures of builds after which a worker that shall end gives up
 	onlineRetry = "what it lacks is caught up from the log at the next start"
 )
@@ -223,6 +226,7 @@ func (o *onlineLoop) tend(ctx, building context.Context) error {
 			return err
 		}
 	}
+	o.mend(building)
 	if o.now().Sub(o.checked) < checkEvery {
 		return nil
 	}
@@ -251,6 +255,21 @@ func (o *onlineLoop) tend(ctx, building context.Context) error {
 	}
 	o.checked = o.now()
 	return nil
+}
+
+// mend has views built anew some of whose keys hold what loam doesn't write: under such a key values were lost that can't be
+// known from what comes next. Keys of a generation that is replaced anyway are told once.
+func (o *onlineLoop) mend(building context.Context) {
+	for view, keys := range o.live.Foreign() {
+		keys = slices.DeleteFunc(keys, func(key string) bool { return slices.Contains(o.foreign, key) })
+		if len(keys) == 0 {
+			continue
+		}
+		o.foreign = append(o.foreign, keys...)
+		o.foreign = o.foreign[max(0, len(o.foreign)-foreignMax):]
+		o.say("the key %s of the online store holds what loam doesn't write: feature view %s is built anew", keys[0], view)
+		o.build(building, view)
+	}
 }
 
 // own leaves of the positions those of partitions that this worker reads.
