@@ -1,0 +1,63 @@
+package pit
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/sql"
+)
+
+// checkKeys holds the values of join keys in the labels against the types that they have in the streams. One that a whole number
+// would round is refused, for the label would be given another entity's features; one that can't be of the type matches nothing,
+// and is counted in a warning.
+func (b *build) checkKeys(ctx context.Context, what string) error {
+	var seen []string
+	check := func(s *feature.Stream, keys []string) error {
+		for _, k := range keys {
+			c, _ := s.Column(k)
+			column := b.labelColumn(k)
+			typ, ok := b.labels.typeOf(column)
+			if !ok || slices.Contains(seen, column+" "+c.Type.SQL()) {
+				continue
+			}
+			seen = append(seen, column+" "+c.Type.SQL())
+			rounds := sql.Fragment("false")
+			if c.Type.Kind == feature.Int64 && (typ == "DOUBLE" || typ == "FLOAT" || strings.HasPrefix(typ, "DECIMAL")) {
+				rounds = sql.Fragment(sql.Render("coalesce(TRY_CAST(TRY_CAST({column} AS BIGINT) AS {typ}) <> {column}, false)",
+					sql.Args{"column": sql.Ident(column), "typ": sql.Fragment(typ)}))
+			}
+			var rounded, none int64
+			var first *int64
+			err := b.db.QueryRow(ctx, sql.Render("SELECT count(*) FILTER ({rounds}), min({row}) FILTER ({rounds}), "+
+				"count(*) FILTER ({column} IS NOT NULL AND TRY_CAST({column} AS {type}) IS NULL) FROM labels", sql.Args{
+				"rounds": rounds, "row": sql.Ident(labelRow), "column": sql.Ident(column), "type": sql.Fragment(c.Type.SQL()),
+			}), nil, &rounded, &first, &none)
+			if err != nil {
+				return fmt.Errorf("read the keys of labels %s: %w", what, err)
+			}
+			if rounded > 0 {
+				return fmt.Errorf("labels %s: %d values of column %s, the join key %s, can't be %s without loss, the first in row %d, counted from 0: mend them, or leave them empty",
+					what, rounded, column, k, c.Type, *first)
+			}
+			if none > 0 {
+				b.card.Warnings = append(b.card.Warnings, fmt.Sprintf("%d values of label column %s can't be %s, the type of join key %s, so they match nothing",
+					none, column, c.Type, k))
+			}
+		}
+		return nil
+	}
+	for _, j := range b.jobs {
+		if err := check(j.stream, j.entity.JoinKeys); err != nil {
+			return err
+		}
+	}
+	for _, o := range b.outcomes {
+		if err := check(o.stream, o.stream.Keys()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
