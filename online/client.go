@@ -128,6 +128,12 @@ func (v *servedView) stands(s *Store, g *standing, answer *redis.SliceCmd) bool 
 	return false
 }
 
+// awayError is [ErrAway] in words of its own.
+type awayError struct{ error }
+
+func (e awayError) Unwrap() error        { return e.error }
+func (e awayError) Is(target error) bool { return target == ErrAway }
+
 // away makes [ErrAway] of an error of Redis that another try may not meet, and leaves others.
 func away(ctx context.Context, err error) error {
 	if ctx.Err() != nil {

@@ -130,8 +130,14 @@ func (s *Store) check(ctx context.Context) error {
 			all = append(all, one)
 			return nil
 		})
-		if err != nil {
-			return away(ctx, unusable(err))
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(away(ctx, err), ErrAway):
+			return awayError{unusable(err)}
+		default:
+			return unusable(err)
 		}
 		for _, one := range all {
 			policy, limit := one.info["maxmemory_policy"], one.info["maxmemory"]
