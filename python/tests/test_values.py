@@ -199,5 +199,5 @@ def test_snapshots_are_pinned_for_what_is_kept(
 def test_materialize(store: loam.Store) -> None:
     done = {m["view"]: m for m in store.materialize()}
     assert done["profile"]["entities"] > 200
-    assert done["activity"]["entities"] > 0
+    assert done["activity"]["entities"] == 0  # its events are of January and February 2026: no window needs them
     assert [m["view"] for m in store.materialize(["deal"])] == ["deal"]
