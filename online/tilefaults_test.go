@@ -56,7 +56,7 @@ func TestTilesLostAnswers(t *testing.T) {
 		w := tileFaults(t, s, 200)
 		live, l := w.open(), &lossy{random: rand.New(rand.NewPCG(5, 5))}
 		commitTo(t, w.lake, w.batch(0, 100, 200))
-		s.redis.(*redis.Client).AddHook(l)
+		s.redis.AddHook(l)
 		for from := 100; from < 200; from += 20 {
 			b := w.batch(0, from, from+20)
 			for tries := 0; ; tries++ {
@@ -111,9 +111,9 @@ func TestTilesEmptiedStore(t *testing.T) {
 		w, ctx := tileFaults(t, s, 100), context.Background()
 		commitTo(t, w.lake, w.batch(0, 50, 100))
 		empty := func(done, of int64) {
-			keys, err := s.redis.Keys(ctx, s.project+":*").Result()
-			w.fatal(err)
-			w.fatal(s.redis.Del(ctx, keys...).Err())
+			for _, key := range keys(t, s, s.project+":*") {
+				w.fatal(s.redis.Del(ctx, key).Err())
+			}
 		}
 		_, err := writer(t, s, w.project, "all").Build(ctx, w.lake, BuildOptions{Now: w.clock, Progress: empty})
 		if err == nil || !strings.Contains(err.Error(), "the online store has lost generation") {
