@@ -20,7 +20,7 @@ const (
 	switchesMax    = 3     // of generations that may come in the way of one comparison
 )
 
-// errSwitched: another generation became the one that is read while the hashes of the first were read.
+// errSwitched: another generation became the one that is read while the values of the first were read.
 var errSwitched = errors.New("the generation was replaced while it was read")
 
 // onlineCheck is one run of [Online].
@@ -74,16 +74,16 @@ func (c *onlineCheck) run(ctx context.Context) error {
 		return err
 	}
 	defer c.db.Close()
-	compare := c.compare
+	var of comparison = c
 	if c.view.Windowed() {
-		compare = newTileCheck(c).compare
+		of = newTileCheck(c)
 	}
-	unsettled, err := compare(ctx, nil)
+	unsettled, err := c.compare(ctx, of, nil)
 	for err == nil && len(unsettled) > 0 && c.options.Wait != nil && c.report.Compared < comparisonsMax {
 		if err = c.options.Wait(ctx); err != nil {
 			return fmt.Errorf("wait for the next commit: %w", err)
 		}
-		unsettled, err = compare(ctx, unsettled)
+		unsettled, err = c.compare(ctx, of, unsettled)
 	}
 	if err != nil {
 		return err
@@ -92,21 +92,31 @@ func (c *onlineCheck) run(ctx context.Context) error {
 	return nil
 }
 
+// comparison is how the values of a view are compared: attributes by onlineCheck itself, windows by tileCheck.
+type comparison interface {
+	// loadThere fills tables with what Redis holds of a generation, of all entities or only some, given as they stand in braces in
+	// Redis' keys; the lake stands at the offsets.
+	loadThere(ctx context.Context, g online.Generation, only []string, offsets lake.Offsets) error
+	// loadWanted fills tables with what the log makes of them at the report's instant.
+	loadWanted(ctx context.Context, reading *lake.Reading, g online.Generation, only []string, offsets lake.Offsets) error
+	// judge takes what differs: findings, and the entities that are not settled.
+	judge(ctx context.Context) ([]string, error)
+}
+
 // compare compares all entities, or only some, given as they stand in braces in Redis' keys. It gives those that are not
 // settled.
-func (c *onlineCheck) compare(ctx context.Context, only []string) ([]string, error) {
+func (c *onlineCheck) compare(ctx context.Context, of comparison, only []string) ([]string, error) {
 	c.report.Compared++
 	for switches := 0; ; switches++ {
-		err := c.load(ctx, only)
+		err := c.load(ctx, of, only)
 		if errors.Is(err, errSwitched) && switches < switchesMax {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		break
+		return of.judge(ctx)
 	}
-	return c.judge(ctx)
 }
 
 // sides is what the two sides say of how far they are.
@@ -117,8 +127,8 @@ type sides struct {
 }
 
 // load fills the tables that are compared.
-func (c *onlineCheck) load(ctx context.Context, only []string) error {
-	// The marks come before the hashes: what is below them was written when the hashes were read.
+func (c *onlineCheck) load(ctx context.Context, of comparison, only []string) error {
+	// The marks come before the values: what is below them was written when the values were read.
 	generation, err := c.generation(ctx)
 	if err != nil {
 		return err
@@ -127,14 +137,11 @@ func (c *onlineCheck) load(ctx context.Context, only []string) error {
 	if err != nil {
 		return err
 	}
-	at := sides{marks: generation.Marks, written: map[source]int64{}}
-	for p, mark := range generation.Marks {
-		at.written[sourceOf(p)] = mark
-	}
-	if at.offsets, err = reading.Offsets(); err != nil {
+	offsets, err := reading.Offsets()
+	if err != nil {
 		return err
 	}
-	if err := c.loadHashes(ctx, generation.Number, only, at.offsets); err != nil {
+	if err := of.loadThere(ctx, generation, only, offsets); err != nil {
 		return err
 	}
 	again, err := c.generation(ctx)
@@ -144,9 +151,9 @@ func (c *onlineCheck) load(ctx context.Context, only []string) error {
 	if again.Number != generation.Number {
 		return errSwitched
 	}
-	// A hash that was not there must have expired by now.
+	// What was not there must have expired by now.
 	c.report.Generation, c.report.At = generation.Number, c.options.Now().UTC()
-	return c.loadExpected(ctx, reading, only, at)
+	return of.loadWanted(ctx, reading, generation, only, offsets)
 }
 
 // generation is the one that is read.
@@ -195,17 +202,17 @@ func (c *onlineCheck) keyPrefix(generation int64) string {
 	return fmt.Sprintf("%s:%s:%d:", c.project.Name, c.view.Name, generation)
 }
 
-// loadHashes fills verify_hashes with what Redis holds.
-func (c *onlineCheck) loadHashes(ctx context.Context, generation int64, only []string, offsets lake.Offsets) error {
+// loadThere fills verify_hashes with what Redis holds.
+func (c *onlineCheck) loadThere(ctx context.Context, g online.Generation, only []string, offsets lake.Offsets) error {
 	table, err := newTextRows(ctx, c.db, "verify_hashes", c.tableColumns())
 	if err != nil {
 		return err
 	}
 	defer table.close()
-	prefix := c.keyPrefix(generation)
+	prefix := c.keyPrefix(g.Number)
 	next := nextOffsets(offsets)
 	if c.feast() {
-		if err := c.loadFeast(ctx, table, generation, only, next); err != nil {
+		if err := c.loadFeast(ctx, table, g.Number, only, next); err != nil {
 			return err
 		}
 		return table.flush(ctx)
@@ -239,7 +246,7 @@ func (c *onlineCheck) loadHashes(ctx context.Context, generation int64, only []s
 		return table.add(ctx)
 	}
 	if only == nil {
-		err = c.store.EachHash(ctx, c.view.Name, generation, take)
+		err = c.store.EachHash(ctx, c.view.Name, g.Number, take)
 	} else {
 		keys := make([]string, len(only))
 		for i, entity := range only {

@@ -97,52 +97,8 @@ var (
 	thereColumns  = []string{"loam_entity", "kind", "part", "level", "begins", "value", "sums"}
 )
 
-// compare is onlineCheck.compare.
-func (c *tileCheck) compare(ctx context.Context, only []string) ([]string, error) {
-	c.report.Compared++
-	for switches := 0; ; switches++ {
-		err := c.load(ctx, only)
-		if errors.Is(err, errSwitched) && switches < switchesMax {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return c.judge(ctx)
-	}
-}
-
-func (c *tileCheck) load(ctx context.Context, only []string) error {
-	// The marks come before the strings: what is below them was written when the strings were read.
-	generation, err := c.generation(ctx)
-	if err != nil {
-		return err
-	}
-	reading, err := c.lake.Read(ctx, c.def)
-	if err != nil {
-		return err
-	}
-	offsets, err := reading.Offsets()
-	if err != nil {
-		return err
-	}
-	if err := c.loadStrings(ctx, generation.Number, only, offsets); err != nil {
-		return err
-	}
-	again, err := c.generation(ctx)
-	if err != nil {
-		return err
-	}
-	if again.Number != generation.Number {
-		return errSwitched
-	}
-	// What was not there must have expired by now.
-	c.report.Generation, c.report.At = generation.Number, c.options.Now().UTC()
-	return c.loadWanted(ctx, reading, generation, only)
-}
-
-// loadStrings fills verify_there and verify_there_entities with what Redis holds.
-func (c *tileCheck) loadStrings(ctx context.Context, generation int64, only []string, offsets lake.Offsets) error {
+// loadThere fills verify_there and verify_there_entities with what Redis holds.
+func (c *tileCheck) loadThere(ctx context.Context, g online.Generation, only []string, offsets lake.Offsets) error {
 	parts, err := newTextRows(ctx, c.db, "verify_there", thereColumns)
 	if err != nil {
 		return err
@@ -157,7 +113,7 @@ func (c *tileCheck) loadStrings(ctx context.Context, generation int64, only []st
 	for p, at := range offsets.Partitions {
 		next[fmt.Sprintf("%08x:%d", feature.TopicHash(p.Topic), p.Index)] = at.Next
 	}
-	prefix := c.keyPrefix(generation)
+	prefix := c.keyPrefix(g.Number)
 	take := func(key, text string) error {
 		entity := strings.TrimPrefix(key, prefix)
 		ahead := ""
@@ -195,7 +151,7 @@ func (c *tileCheck) loadStrings(ctx context.Context, generation int64, only []st
 		return errors.Join(err, addRow(ctx, entities, entity, ahead))
 	}
 	if only == nil {
-		err = c.store.EachTiles(ctx, c.view.Name, generation, take)
+		err = c.store.EachTiles(ctx, c.view.Name, g.Number, take)
 	} else {
 		keys := make([]string, len(only))
 		for i, entity := range only {

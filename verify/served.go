@@ -11,11 +11,16 @@ import (
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/lake"
+	"github.com/loamdata/loam/online"
 	"github.com/loamdata/loam/sql"
 )
 
-// loadExpected fills verify_expected with what is served of every entity, or of some, bucket by bucket.
-func (c *onlineCheck) loadExpected(ctx context.Context, reading *lake.Reading, only []string, at sides) error {
+// loadWanted fills verify_expected with what is served of every entity, or of some, bucket by bucket.
+func (c *onlineCheck) loadWanted(ctx context.Context, reading *lake.Reading, g online.Generation, only []string, offsets lake.Offsets) error {
+	at := sides{offsets: offsets, marks: g.Marks, written: map[source]int64{}}
+	for p, mark := range g.Marks {
+		at.written[sourceOf(p)] = mark
+	}
 	needed := append(feature.ColumnNames(c.def.Columns), feature.ColEventTime, feature.ColSequence, feature.ColTopic, feature.ColPartition, feature.ColOffset)
 	read := append(slices.Clone(needed), feature.ColOp)
 	if c.patches() {
@@ -24,21 +29,9 @@ func (c *onlineCheck) loadExpected(ctx context.Context, reading *lake.Reading, o
 	if err := reading.LogView(ctx, c.db, "verify_log", read, false); err != nil {
 		return err
 	}
-	buckets, condition := 1, sql.Fragment("true")
-	if only != nil {
-		if err := c.ask(ctx, only); err != nil {
-			return err
-		}
-		condition = sql.Fragment(sql.Render("({key}) IN (SELECT {asked} FROM verify_asked)", sql.Args{
-			"key": sql.Idents("g.", c.def.Key), "asked": sql.Idents("", c.def.Key),
-		}))
-	} else {
-		var rows int64
-		if err := c.db.QueryRow(ctx, "SELECT count(*) FROM verify_log", nil, &rows); err != nil {
-			return err
-		}
-		buckets = c.options.bucketsFor(rows)
-		c.report.Buckets = buckets
+	buckets, condition, err := c.portion(ctx, c.def.Key, only)
+	if err != nil {
+		return err
 	}
 	table, err := newTextRows(ctx, c.db, "verify_expected", c.tableColumns())
 	if err != nil {
@@ -99,6 +92,25 @@ func (c *onlineCheck) ask(ctx context.Context, only []string) error {
 	}
 	return c.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP TABLE verify_asked AS SELECT {typed} FROM verify_asked_text",
 		sql.Args{"typed": sql.Join(", ", typed)}))
+}
+
+// portion says in how many buckets of keys the log, as verify_log, is gone through, and which of its rows count: those of all
+// entities, or of some.
+func (c *onlineCheck) portion(ctx context.Context, key, only []string) (buckets int, condition sql.Fragment, err error) {
+	if only != nil {
+		if err := c.ask(ctx, only); err != nil {
+			return 0, "", err
+		}
+		return 1, sql.Fragment(sql.Render("({key}) IN (SELECT {asked} FROM verify_asked)", sql.Args{
+			"key": sql.Idents("g.", key), "asked": sql.Idents("", key),
+		})), nil
+	}
+	var rows int64
+	if err := c.db.QueryRow(ctx, "SELECT count(*) FROM verify_log", nil, &rows); err != nil {
+		return 0, "", err
+	}
+	c.report.Buckets = c.options.bucketsFor(rows)
+	return c.report.Buckets, "true", nil
 }
 
 // expect writes the entities of verify_served, as Redis should hold them, and gives their number.

@@ -17,7 +17,7 @@ import (
 )
 
 // loadWanted fills verify_wanted and verify_wanted_entities with what the log's events make, bucket by bucket.
-func (c *tileCheck) loadWanted(ctx context.Context, reading *lake.Reading, g online.Generation, only []string) error {
+func (c *tileCheck) loadWanted(ctx context.Context, reading *lake.Reading, g online.Generation, only []string, _ lake.Offsets) error {
 	read := append(feature.ColumnNames(c.def.Columns), feature.ColEventTime, feature.ColSequence, feature.ColTopic, feature.ColPartition,
 		feature.ColOffset, feature.ColJobID)
 	if err := reading.LogView(ctx, c.db, "verify_log", read, false); err != nil {
@@ -29,23 +29,11 @@ func (c *tileCheck) loadWanted(ctx context.Context, reading *lake.Reading, g onl
 	if err := c.loadPartitions(ctx, g); err != nil {
 		return err
 	}
-	buckets, condition := 1, sql.Fragment("true")
-	if only != nil {
-		if err := c.ask(ctx, only); err != nil {
-			return err
-		}
-		condition = sql.Fragment(sql.Render("({key}) IN (SELECT {asked} FROM verify_asked)",
-			sql.Args{"key": sql.Idents("g.", c.joins), "asked": sql.Idents("", c.joins)}))
-	} else {
-		var rows int64
-		if err := c.db.QueryRow(ctx, "SELECT count(*) FROM verify_log", nil, &rows); err != nil {
-			return err
-		}
-		buckets = c.options.bucketsFor(rows)
-		c.report.Buckets = buckets
+	buckets, condition, err := c.portion(ctx, c.joins, only)
+	if err != nil {
+		return err
 	}
 	w := wantedTiles{tileCheck: c, first: only == nil}
-	var err error
 	if w.parts, err = newTextRows(ctx, c.db, "verify_wanted", wantedColumns); err != nil {
 		return err
 	}
