@@ -5,15 +5,16 @@ import (
 	"math"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/numeric"
 )
 
 // partial is what an aggregate knows of some events. The zero value is that of none.
 type partial struct {
-	n     int64   // events, or those with a value
-	exact wide    // the sum of whole numbers and decimals
-	sum   float64 // the sum of doubles
-	there bool    // whether a value is kept
-	value string  // the one that is kept, as bytes
+	n     int64        // events, or those with a value
+	exact numeric.Wide // the sum of whole numbers and decimals
+	sum   float64      // the sum of doubles
+	there bool         // whether a value is kept
+	value string       // the one that is kept, as bytes
 	order feature.Order
 }
 
@@ -39,7 +40,7 @@ func (a *tileAggregate) add(p *partial, value string, at *feature.Order) {
 		p.n, p.sum = p.n+1, p.sum+doubleOf(value)
 	case a.sums():
 		p.n++
-		p.exact.add(readWide(value))
+		p.exact.Add(readWide(value))
 	default:
 		a.pick(p, value, at)
 	}
@@ -71,7 +72,7 @@ func (a *tileAggregate) pick(p *partial, value string, at *feature.Order) {
 // merge takes what another partial knows of other events.
 func (a *tileAggregate) merge(p, o *partial) {
 	p.n, p.sum = p.n+o.n, p.sum+o.sum
-	p.exact.add(o.exact)
+	p.exact.Add(o.exact)
 	if o.there {
 		a.pick(p, o.value, &o.order)
 	}
@@ -87,17 +88,17 @@ func (a *tileAggregate) result(p *partial) (text string, null bool) {
 	case a.fn == feature.Avg && a.of.Kind == feature.Double:
 		return doubleText(p.sum / float64(p.n)), false
 	case a.fn == feature.Avg:
-		return doubleText(p.exact.float64() / math.Pow10(int(a.of.Scale)) / float64(p.n)), false
+		return doubleText(p.exact.Float64() / math.Pow10(int(a.of.Scale)) / float64(p.n)), false
 	case a.fn == feature.Sum && a.of.Kind == feature.Double:
 		return doubleText(p.sum), false
 	case a.fn == feature.Sum && a.of.Kind == feature.Decimal:
-		v, fits := p.exact.decimal()
+		v, fits := p.exact.Decimal()
 		if !fits {
 			return "", true
 		}
 		return v.ToString(a.of.Scale), false
 	case a.fn == feature.Sum:
-		v, fits := p.exact.int64()
+		v, fits := p.exact.Int64()
 		return cellText(a.of, wholeBytes(v)), !fits
 	default:
 		if !p.there {
@@ -117,7 +118,7 @@ func (a *tileAggregate) append(b []byte, p *partial, begins int64) []byte {
 		case a.of.Kind == feature.Double:
 			b = append(b, doubleBytes(p.sum)...)
 		default:
-			b = appendText(b, p.exact.bytes())
+			b = appendText(b, wideText(p.exact))
 		}
 	case !p.there:
 		b = append(b, 0)
@@ -172,7 +173,7 @@ func appendText(b []byte, text string) []byte {
 // appendOrder writes where an event stands in the order, its time as of the tile's beginning.
 func appendOrder(b []byte, o *feature.Order, begins int64) []byte {
 	b = binary.AppendUvarint(b, uint64(o.EventTime-begins))
-	flags := byte(truth(o.HasSequence) | truth(o.Live)<<1)
+	flags := byte(numeric.One(o.HasSequence) | numeric.One(o.Live)<<1)
 	b = append(b, flags)
 	if o.HasSequence {
 		b = binary.AppendVarint(b, o.Sequence)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/numeric"
 )
 
 // An entity of a windowed view is one string: how far it is written, and for each hop of the view's windows a tile for every
@@ -68,7 +69,7 @@ var errTiles = errors.New("its tiles are not loam's")
 // header is the part of an entity's string that tells which events are in it: two strings of an entity with the same header
 // hold the same.
 func (e *entityTiles) header() []byte {
-	b := []byte{tilesVersion | byte(truth(e.base))*tilesBase}
+	b := []byte{tilesVersion | byte(numeric.One(e.base))*tilesBase}
 	b = binary.AppendUvarint(b, uint64(len(e.guards)))
 	for _, g := range e.guards {
 		b = binary.BigEndian.AppendUint32(b, g.topic)

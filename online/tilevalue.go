@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"math/big"
-	"math/bits"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +14,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/decimal128"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/numeric"
 )
 
 // A value of a column stands in tiles as bytes: whole numbers, bools as 0 and 1, dates, timestamps and unscaled decimals as
@@ -45,7 +44,7 @@ func cell(column arrow.Array, row int) (string, bool) {
 		return doubleBytes(c.Value(row)), true
 	case *array.Decimal128:
 		v := c.Value(row)
-		return wideOf(v.LowBits(), v.HighBits()).bytes(), true
+		return wideText(numeric.WideOf(v.LowBits(), v.HighBits())), true
 	case *array.List:
 		return "", true
 	default:
@@ -53,7 +52,7 @@ func cell(column arrow.Array, row int) (string, bool) {
 	}
 }
 
-func wholeBytes(v int64) string { return wideOf(uint64(v), v>>63).bytes() }
+func wholeBytes(v int64) string { return wideText(numeric.WideOf(uint64(v), v>>63)) }
 
 func doubleBytes(v float64) string {
 	return string(binary.BigEndian.AppendUint64(nil, math.Float64bits(v)))
@@ -84,24 +83,10 @@ func compareCells(t feature.Type, a, b string) int {
 	case feature.String, feature.JSON:
 		return cmp.Compare(a, b)
 	case feature.Double:
-		x, y := doubleOf(a), doubleOf(b)
-		switch {
-		case math.IsNaN(x) || math.IsNaN(y):
-			return truth(math.IsNaN(x)) - truth(math.IsNaN(y))
-		case x == y:
-			return truth(math.Signbit(y)) - truth(math.Signbit(x))
-		}
-		return cmp.Compare(x, y)
+		return numeric.CompareDoubles(doubleOf(a), doubleOf(b))
 	default:
-		return readWide(a).compare(readWide(b))
+		return readWide(a).Compare(readWide(b))
 	}
-}
-
-func truth(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // distinctCell makes one of values that count as the same: all NaNs, and both zeros.
@@ -109,13 +94,7 @@ func distinctCell(t feature.Type, text string) string {
 	if t.Kind != feature.Double {
 		return text
 	}
-	switch v := doubleOf(text); {
-	case v == 0:
-		return doubleBytes(0)
-	case math.IsNaN(v):
-		return doubleBytes(math.NaN())
-	}
-	return text
+	return doubleBytes(numeric.SameDouble(doubleOf(text)))
 }
 
 // cellText is a value as features are written.
@@ -145,28 +124,12 @@ func cellText(t feature.Type, text string) string {
 
 func doubleText(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
 
-// wide is a signed integer of 192 bits, low word first: any number of 128-bit decimals adds up in it.
-type wide [3]uint64
-
-func wideOf(low uint64, high int64) wide { return wide{low, uint64(high), uint64(high >> 63)} }
-
-func (w *wide) add(o wide) {
-	var carry uint64
-	w[0], carry = bits.Add64(w[0], o[0], 0)
-	w[1], carry = bits.Add64(w[1], o[1], carry)
-	w[2], _ = bits.Add64(w[2], o[2], carry)
-}
-
-func (w wide) compare(o wide) int {
-	return cmp.Or(cmp.Compare(int64(w[2]), int64(o[2])), cmp.Compare(w[1], o[1]), cmp.Compare(w[0], o[0]))
-}
-
 // wideBytes is how many bytes the greatest wide takes.
 const wideBytes = 24
 
-// bytes is the number in two's complement, high byte first, in as few bytes as hold it: none for 0.
-func (w wide) bytes() string {
-	if w == (wide{}) {
+// wideText is the number in two's complement, high byte first, in as few bytes as hold it: none for 0.
+func wideText(w numeric.Wide) string {
+	if w == (numeric.Wide{}) {
 		return ""
 	}
 	var all [wideBytes]byte
@@ -180,8 +143,8 @@ func (w wide) bytes() string {
 	return string(all[from:])
 }
 
-// readWide reads what bytes wrote, of wideBytes at most.
-func readWide(text string) wide {
+// readWide reads what wideText wrote, of wideBytes at most.
+func readWide(text string) numeric.Wide {
 	var all [wideBytes]byte
 	if text != "" && text[0] >= 0x80 {
 		for i := range all {
@@ -189,35 +152,9 @@ func readWide(text string) wide {
 		}
 	}
 	copy(all[wideBytes-len(text):], text)
-	var w wide
+	var w numeric.Wide
 	for i := range w {
 		w[i] = binary.BigEndian.Uint64(all[wideBytes-8-8*i:])
 	}
 	return w
-}
-
-// int64 gives the number where it fits.
-func (w wide) int64() (int64, bool) {
-	sign := uint64(int64(w[0]) >> 63)
-	return int64(w[0]), w[1] == sign && w[2] == sign
-}
-
-// decimal gives the number where it has 38 digits at most.
-func (w wide) decimal() (decimal128.Num, bool) {
-	n := decimal128.New(int64(w[1]), w[0])
-	return n, w[2] == uint64(int64(w[1])>>63) && n.FitsInPrecision(38)
-}
-
-func (w wide) float64() float64 {
-	if n, ok := w.int64(); ok {
-		return float64(n)
-	}
-	n := new(big.Int).SetUint64(w[2])
-	n.Lsh(n, 64).Or(n, new(big.Int).SetUint64(w[1]))
-	n.Lsh(n, 64).Or(n, new(big.Int).SetUint64(w[0]))
-	if int64(w[2]) < 0 {
-		n.Sub(n, new(big.Int).Lsh(big.NewInt(1), 192))
-	}
-	f, _ := new(big.Float).SetInt(n).Float64()
-	return f
 }

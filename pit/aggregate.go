@@ -3,8 +3,6 @@ package pit
 import (
 	"cmp"
 	"math"
-	"math/big"
-	"math/bits"
 	"slices"
 	"strings"
 
@@ -14,6 +12,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/memory"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/internal/numeric"
 )
 
 // accumulator holds the partial values of one aggregate at the nodes of a [forest].
@@ -57,11 +56,11 @@ func accumulatorOf(fn feature.Fn, t feature.Type, nodes int) accumulator {
 		case feature.Distinct:
 			return newDistinct(nodes, doubleValues{}, distinctDouble)
 		}
-		return picked(fn, nodes, doubleValues{}, compareDoubles)
+		return picked(fn, nodes, doubleValues{}, numeric.CompareDoubles)
 	case feature.Decimal:
 		switch fn {
 		case feature.Sum, feature.Avg:
-			return &exactSum{sums: make([]wide, nodes), counts: make([]int64, nodes), mean: fn == feature.Avg, decimal: true, scale: int32(t.Scale)}
+			return &exactSum{sums: make([]numeric.Wide, nodes), counts: make([]int64, nodes), mean: fn == feature.Avg, decimal: true, scale: int32(t.Scale)}
 		case feature.Distinct:
 			return newDistinct(nodes, &decimalValues{}, same[decimal128.Num])
 		}
@@ -74,7 +73,7 @@ func accumulatorOf(fn feature.Fn, t feature.Type, nodes int) accumulator {
 	}
 	switch fn {
 	case feature.Sum, feature.Avg:
-		return &exactSum{sums: make([]wide, nodes), counts: make([]int64, nodes), mean: fn == feature.Avg}
+		return &exactSum{sums: make([]numeric.Wide, nodes), counts: make([]int64, nodes), mean: fn == feature.Avg}
 	case feature.Distinct:
 		return newDistinct(nodes, intValues{}, same[int64])
 	}
@@ -102,52 +101,9 @@ func (c *counter) column(f *forest) arrow.Array {
 	return b.NewArray()
 }
 
-// wide is a signed integer of 192 bits, low word first: any number of 128-bit decimals adds up in it.
-type wide [3]uint64
-
-func (w *wide) add(low uint64, high int64) {
-	var carry uint64
-	w[0], carry = bits.Add64(w[0], low, 0)
-	w[1], carry = bits.Add64(w[1], uint64(high), carry)
-	w[2], _ = bits.Add64(w[2], uint64(high>>63), carry)
-}
-
-func (w *wide) merge(o wide) {
-	var carry uint64
-	w[0], carry = bits.Add64(w[0], o[0], 0)
-	w[1], carry = bits.Add64(w[1], o[1], carry)
-	w[2], _ = bits.Add64(w[2], o[2], carry)
-}
-
-// int64 gives the number where it fits.
-func (w wide) int64() (int64, bool) {
-	sign := uint64(int64(w[0]) >> 63)
-	return int64(w[0]), w[1] == sign && w[2] == sign
-}
-
-// decimal gives the number where it has 38 digits at most.
-func (w wide) decimal() (decimal128.Num, bool) {
-	n := decimal128.New(int64(w[1]), w[0])
-	return n, w[2] == uint64(int64(w[1])>>63) && n.FitsInPrecision(38)
-}
-
-func (w wide) float64() float64 {
-	if n, ok := w.int64(); ok {
-		return float64(n)
-	}
-	n := new(big.Int).SetUint64(w[2])
-	n.Lsh(n, 64).Or(n, new(big.Int).SetUint64(w[1]))
-	n.Lsh(n, 64).Or(n, new(big.Int).SetUint64(w[0]))
-	if int64(w[2]) < 0 {
-		n.Sub(n, new(big.Int).Lsh(big.NewInt(1), 192))
-	}
-	f, _ := new(big.Float).SetInt(n).Float64()
-	return f
-}
-
 // exactSum sums integers and decimals without rounding; a sum that its type can't hold is null.
 type exactSum struct {
-	sums     []wide
+	sums     []numeric.Wide
 	counts   []int64
 	mean     bool // the average is asked for
 	decimal  bool
@@ -173,19 +129,19 @@ func (s *exactSum) add(node int32, row int, _ *change) {
 			return
 		}
 		v := s.decimals.Value(row)
-		s.sums[node].add(v.LowBits(), v.HighBits())
+		s.sums[node].Add(numeric.WideOf(v.LowBits(), v.HighBits()))
 	} else {
 		if s.ints.IsNull(row) {
 			return
 		}
 		v := s.ints.Value(row)
-		s.sums[node].add(uint64(v), v>>63)
+		s.sums[node].Add(numeric.WideOf(uint64(v), v>>63))
 	}
 	s.counts[node]++
 }
 
 func (s *exactSum) push(from, to int32) {
-	s.sums[to].merge(s.sums[from])
+	s.sums[to].Add(s.sums[from])
 	s.counts[to] += s.counts[from]
 }
 
@@ -195,7 +151,7 @@ func (s *exactSum) column(f *forest) arrow.Array {
 		defer b.Release()
 		f.leaves(func(node int32) {
 			if n := s.counts[node]; n > 0 {
-				b.Append(s.sums[node].float64() / math.Pow10(int(s.scale)) / float64(n))
+				b.Append(s.sums[node].Float64() / math.Pow10(int(s.scale)) / float64(n))
 			} else {
 				b.AppendNull()
 			}
@@ -206,7 +162,7 @@ func (s *exactSum) column(f *forest) arrow.Array {
 		b := array.NewDecimal128Builder(memory.DefaultAllocator, &arrow.Decimal128Type{Precision: 38, Scale: s.scale})
 		defer b.Release()
 		f.leaves(func(node int32) {
-			switch v, ok := s.sums[node].decimal(); {
+			switch v, ok := s.sums[node].Decimal(); {
 			case s.counts[node] == 0:
 				b.AppendNull()
 			case !ok:
@@ -221,7 +177,7 @@ func (s *exactSum) column(f *forest) arrow.Array {
 	b := array.NewInt64Builder(memory.DefaultAllocator)
 	defer b.Release()
 	f.leaves(func(node int32) {
-		switch v, ok := s.sums[node].int64(); {
+		switch v, ok := s.sums[node].Int64(); {
 		case s.counts[node] == 0:
 			b.AppendNull()
 		case !ok:
@@ -312,24 +268,6 @@ func (*decimalValues) append(b array.Builder, v decimal128.Num) {
 	b.(*array.Decimal128Builder).Append(v)
 }
 func (*decimalValues) keep(v decimal128.Num) decimal128.Num { return v }
-
-// compareDoubles orders doubles as DuckDB does: NaN is the greatest, and equal to itself. Of the zeros the negative is lower.
-func compareDoubles(a, b float64) int {
-	switch {
-	case math.IsNaN(a) || math.IsNaN(b):
-		return boolean(math.IsNaN(a)) - boolean(math.IsNaN(b))
-	case a == b:
-		return boolean(math.Signbit(b)) - boolean(math.Signbit(a))
-	}
-	return cmp.Compare(a, b)
-}
-
-func boolean(v bool) int {
-	if v {
-		return 1
-	}
-	return 0
-}
 
 // pick keeps of the values one: the least or the greatest, or the first or the last in the order.
 type pick[T any, V values[T]] struct {
@@ -426,16 +364,7 @@ func newDistinct[T any, V values[T], K comparable](nodes int, how V, key func(T)
 
 func same[T any](v T) T { return v }
 
-// distinctDouble makes one of all NaNs, and of both zeros.
-func distinctDouble(v float64) uint64 {
-	switch {
-	case v == 0:
-		v = 0
-	case math.IsNaN(v):
-		v = math.NaN()
-	}
-	return math.Float64bits(v)
-}
+func distinctDouble(v float64) uint64 { return math.Float64bits(numeric.SameDouble(v)) }
 
 func (d *distinct[T, V, K]) bind(column arrow.Array) { d.of = column }
 func (d *distinct[T, V, K]) push(_, _ int32)         {}

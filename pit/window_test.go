@@ -252,35 +252,6 @@ func TestDistinctBound(t *testing.T) {
 	}
 }
 
-// wide sums are those of big integers.
-func TestWide(t *testing.T) {
-	var w wide
-	for range 3 {
-		w.add(math.MaxUint64, math.MaxInt64) // 2^127 - 1
-	}
-	if _, ok := w.decimal(); ok {
-		t.Error("3 * (2^127 - 1) has 38 digits")
-	}
-	if got, want := w.float64(), 3*math.Pow(2, 127); got != want {
-		t.Errorf("%g, want %g", got, want)
-	}
-	for range 4 {
-		w.add(1, math.MinInt64) // -(2^127 - 1)
-	}
-	if got, want := w.float64(), -math.Pow(2, 127); got != want {
-		t.Errorf("%g, want %g", got, want)
-	}
-	w.add(math.MaxUint64, math.MaxInt64)
-	if n, ok := w.int64(); !ok || n != 0 {
-		t.Errorf("%d, %v, want 0", n, ok)
-	}
-	minus := int64(-5)
-	w.add(uint64(minus), minus>>63)
-	if n, ok := w.int64(); !ok || n != -5 {
-		t.Errorf("%d, %v, want -5", n, ok)
-	}
-}
-
 func int64Column(n int) arrow.Array {
 	b := array.NewInt64Builder(memory.DefaultAllocator)
 	defer b.Release()
