@@ -298,17 +298,7 @@ var pushFields = []string{"push_source_name", "df", "to", "allow_registry_cache"
 // readPush reads the body of a push.
 func readPush(d *jsontext.Decoder) (*pushRequest, error) {
 	p := &pushRequest{}
-	if d.PeekKind() != '{' {
-		return nil, notA(d, "", "an object", `{"push_source_name": "contact", "df": {"contact_id": ["c1"]}}`)
-	}
-	if _, err := d.ReadToken(); err != nil {
-		return nil, malformed(err)
-	}
-	for d.PeekKind() != '}' {
-		name, err := readText(d)
-		if err != nil {
-			return nil, err
-		}
+	err := readBody(d, `{"push_source_name": "contact", "df": {"contact_id": ["c1"]}}`, func(name string) (err error) {
 		switch name {
 		case "push_source_name":
 			err = readNullable(d, name, &p.source)
@@ -321,63 +311,39 @@ func readPush(d *jsontext.Decoder) (*pushRequest, error) {
 		default:
 			err = wrong(codeUnknownField, name, "remove it; known are "+strings.Join(pushFields, ", "), "a push has no member %q", name)
 		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	if _, err := d.ReadToken(); err != nil {
-		return nil, malformed(err)
-	}
-	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
-		if err == nil {
-			err = errors.New("there is more behind the object")
-		}
-		return nil, malformedAt(d.InputOffset(), err)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	return p, nil
 }
 
 // readFrame reads columns of rows, each value as it is written.
 func readFrame(d *jsontext.Decoder) ([]ingest.PushColumn, error) {
-	const example = `{"contact_id": ["c1", "c2"]}`
-	if d.PeekKind() != '{' {
-		return nil, notA(d, "df", "an object of columns", example)
-	}
-	if _, err := d.ReadToken(); err != nil {
-		return nil, malformed(err)
-	}
 	var columns []ingest.PushColumn
-	for d.PeekKind() != '}' {
-		name, err := readText(d)
-		if err != nil {
-			return nil, err
-		}
+	err := readObject(d, "df", "an object of columns", columnsExample, func(name string) error {
 		c := ingest.PushColumn{Name: name}
-		if d.PeekKind() != '[' {
-			return nil, notA(d, "df."+name, "a list", "a value for each row")
-		}
-		if _, err := d.ReadToken(); err != nil {
-			return nil, malformed(err)
-		}
-		for d.PeekKind() != ']' {
+		err := readList(d, "df."+name, "a value for each row", func() error {
 			v, err := d.ReadValue()
 			if err != nil {
-				return nil, malformed(err)
+				return malformed(err)
 			}
 			v = v.Clone()
 			if err := v.Compact(); err != nil { // an event is one line
-				return nil, malformed(err)
+				return malformed(err)
 			}
 			c.Values = append(c.Values, v)
-		}
-		if _, err := d.ReadToken(); err != nil {
-			return nil, malformed(err)
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 		if columns = append(columns, c); len(c.Values) != len(columns[0].Values) {
-			return nil, wrong(codeRagged, "df."+name, "give each column a value for each row", "column %s has %d values, and %s has %d",
+			return wrong(codeRagged, "df."+name, "give each column a value for each row", "column %s has %d values, and %s has %d",
 				name, len(c.Values), columns[0].Name, len(columns[0].Values))
 		}
-	}
-	_, err := d.ReadToken()
-	return columns, malformed(err)
+		return nil
+	})
+	return columns, err
 }

@@ -37,17 +37,7 @@ var requestFields = []string{"features", "feature_service", "entities", "request
 // readRequest reads the body of a request for features.
 func readRequest(d *jsontext.Decoder) (*request, error) {
 	r := &request{}
-	if d.PeekKind() != '{' {
-		return nil, notA(d, "", "an object", `{"features": ["view:feature"], "entities": {"join_key": [...]}}`)
-	}
-	if _, err := d.ReadToken(); err != nil {
-		return nil, malformed(err)
-	}
-	for d.PeekKind() != '}' {
-		name, err := readText(d)
-		if err != nil {
-			return nil, err
-		}
+	err := readBody(d, `{"features": ["view:feature"], "entities": {"join_key": [...]}}`, func(name string) (err error) {
 		switch name {
 		case "features":
 			err = r.readFeatures(d)
@@ -64,18 +54,10 @@ func readRequest(d *jsontext.Decoder) (*request, error) {
 		default:
 			err = wrong(codeUnknownField, name, "remove it; known are "+strings.Join(requestFields, ", "), "a request has no member %q", name)
 		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	if _, err := d.ReadToken(); err != nil {
-		return nil, malformed(err)
-	}
-	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
-		if err == nil {
-			err = errors.New("there is more behind the object")
-		}
-		return nil, malformedAt(d.InputOffset(), err)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	return r, r.check()
 }
@@ -117,24 +99,14 @@ func (r *request) readFeatures(d *jsontext.Decoder) error {
 		_, err := d.ReadToken()
 		return err
 	}
-	if d.PeekKind() != '[' {
-		return notA(d, "features", "a list", `["view:feature"]`)
-	}
-	if _, err := d.ReadToken(); err != nil {
-		return malformed(err)
-	}
-	for d.PeekKind() != ']' {
+	return readList(d, "features", `["view:feature"]`, func() error {
 		if d.PeekKind() != '"' {
 			return notA(d, fmt.Sprintf("features[%d]", len(r.features)), "text", `"view:feature"`)
 		}
 		text, err := readText(d)
-		if err != nil {
-			return err
-		}
 		r.features = append(r.features, text)
-	}
-	_, err := d.ReadToken()
-	return malformed(err)
+		return err
+	})
 }
 
 // readColumns reads an object of columns.
@@ -143,39 +115,73 @@ func readColumns(d *jsontext.Decoder, field string) ([]column, error) {
 		_, err := d.ReadToken()
 		return nil, malformed(err)
 	}
+	var columns []column
+	err := readObject(d, field, "an object of columns", columnsExample, func(name string) error {
+		c := column{name: name}
+		err := readList(d, field+"."+name, "a value for each entity", func() error {
+			one, err := readCell(d)
+			c.cells = append(c.cells, one)
+			return err
+		})
+		columns = append(columns, c)
+		return err
+	})
+	return columns, err
+}
+
+// columnsExample is what an object of columns looks like.
+const columnsExample = `{"contact_id": ["c1", "c2"]}`
+
+// readBody reads a body that is one object; member reads the value of a member.
+func readBody(d *jsontext.Decoder, example string, member func(name string) error) error {
+	if err := readObject(d, "", "an object", example, member); err != nil {
+		return err
+	}
+	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
+		if err == nil {
+			err = errors.New("there is more behind the object")
+		}
+		return malformedAt(d.InputOffset(), err)
+	}
+	return nil
+}
+
+// readObject reads an object; member reads the value of a member.
+func readObject(d *jsontext.Decoder, field, want, example string, member func(name string) error) error {
 	if d.PeekKind() != '{' {
-		return nil, notA(d, field, "an object of columns", `{"contact_id": ["c1", "c2"]}`)
+		return notA(d, field, want, example)
 	}
 	if _, err := d.ReadToken(); err != nil {
-		return nil, malformed(err)
+		return malformed(err)
 	}
-	var columns []column
 	for d.PeekKind() != '}' {
 		name, err := readText(d)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		c := column{name: name}
-		if d.PeekKind() != '[' {
-			return nil, notA(d, field+"."+name, "a list", "a value for each entity")
+		if err := member(name); err != nil {
+			return err
 		}
-		if _, err := d.ReadToken(); err != nil {
-			return nil, malformed(err)
-		}
-		for d.PeekKind() != ']' {
-			one, err := readCell(d)
-			if err != nil {
-				return nil, err
-			}
-			c.cells = append(c.cells, one)
-		}
-		if _, err := d.ReadToken(); err != nil {
-			return nil, malformed(err)
-		}
-		columns = append(columns, c)
 	}
 	_, err := d.ReadToken()
-	return columns, malformed(err)
+	return malformed(err)
+}
+
+// readList reads a list; value reads one of its values.
+func readList(d *jsontext.Decoder, field, example string, value func() error) error {
+	if d.PeekKind() != '[' {
+		return notA(d, field, "a list", example)
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return malformed(err)
+	}
+	for d.PeekKind() != ']' {
+		if err := value(); err != nil {
+			return err
+		}
+	}
+	_, err := d.ReadToken()
+	return malformed(err)
 }
 
 func readCell(d *jsontext.Decoder) (cell, error) {
