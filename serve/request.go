@@ -97,7 +97,7 @@ func (r *request) len() int {
 func (r *request) readFeatures(d *jsontext.Decoder) error {
 	if d.PeekKind() == 'n' {
 		_, err := d.ReadToken()
-		return err
+		return malformed(err)
 	}
 	return readList(d, "features", `["view:feature"]`, func() error {
 		if d.PeekKind() != '"' {

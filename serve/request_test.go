@@ -16,7 +16,7 @@ import (
 func FuzzRequest(f *testing.F) {
 	for _, seed := range []string{
 		`{"features":["all:n"],"entities":{"a":["x",1,null,true,{"b":[1]},[2]]},"full_feature_names":true}`,
-		`{"feature_service":"s","entities":{"a":[]},"request_data":null,"include_feature_view_version_metadata":false}`, `{"features":null}`, `[`, `{"entities":{"a":1}}`, "", "{}x", `{"a":`,
+		`{"feature_service":"s","entities":{"a":[]},"request_data":null,"include_feature_view_version_metadata":false}`, `{"features":null}`, `[`, `{"entities":{"a":1}}`, "", "{}x", `{"a":`, `{"features":n`,
 	} {
 		f.Add([]byte(seed))
 	}
