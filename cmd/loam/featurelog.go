@@ -53,31 +53,18 @@ func (a *app) verifyServed(ctx context.Context, names []string, since string) er
 	if err != nil {
 		return err
 	}
+	if views, err = servedOf(p, views, len(names) > 0); err != nil {
+		return err
+	}
 	var reports []*verify.ServedReport
-	fine := true
 	for _, v := range views {
-		if why := p.Unserved(v); why != "" {
-			if len(names) > 0 {
-				return fmt.Errorf("feature view %s: %s", v.Name, why)
-			}
-			continue
-		}
 		r, err := verify.Served(ctx, l, p, v, from, verify.Options{MemoryBytes: streamMemoryBytes, TempDir: tempDir(p)})
 		if err != nil {
 			return err
 		}
-		fine = fine && r.OK()
 		reports = append(reports, r)
 	}
-	err = a.result(reports, func(w io.Writer) {
-		for _, r := range reports {
-			printServed(w, r)
-		}
-	})
-	if err == nil && !fine {
-		err = errReported
-	}
-	return err
+	return printChecks(a, reports, printServed)
 }
 
 func printServed(w io.Writer, r *verify.ServedReport) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -73,7 +74,6 @@ func (a *app) verify(ctx context.Context, names []string, buckets int) error {
 		return err
 	}
 	var reports []*verify.Report
-	fine := true
 	for _, s := range streams {
 		bar := a.progress("verify " + s.Name)
 		r, err := verify.History(ctx, l, s, verify.Options{
@@ -84,15 +84,19 @@ func (a *app) verify(ctx context.Context, names []string, buckets int) error {
 		if err != nil {
 			return err
 		}
-		fine = fine && r.OK()
 		reports = append(reports, r)
 	}
-	err = a.result(reports, func(w io.Writer) {
+	return printChecks(a, reports, printReport)
+}
+
+// printChecks prints reports of checks. It fails where one has found anything.
+func printChecks[R interface{ OK() bool }](a *app, reports []R, print func(io.Writer, R)) error {
+	err := a.result(reports, func(w io.Writer) {
 		for _, r := range reports {
-			printReport(w, r)
+			print(w, r)
 		}
 	})
-	if err == nil && !fine {
+	if err == nil && slices.ContainsFunc(reports, func(r R) bool { return !r.OK() }) {
 		err = errReported
 	}
 	return err

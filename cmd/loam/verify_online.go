@@ -39,15 +39,11 @@ func (a *app) verifyOnline(ctx context.Context, names []string, buckets int) err
 		return err
 	}
 	defer store.Close()
+	if views, err = servedOf(p, views, len(names) > 0); err != nil {
+		return err
+	}
 	var reports []*verify.OnlineReport
-	fine := true
 	for _, v := range views {
-		if why := p.Unserved(v); why != "" {
-			if len(names) > 0 {
-				return fmt.Errorf("feature view %s: %s", v.Name, why)
-			}
-			continue
-		}
 		bar := a.progress("verify " + v.Name)
 		r, err := verify.Online(ctx, l, store, p, v, verify.Options{
 			Buckets: buckets, MemoryBytes: streamMemoryBytes, TempDir: tempDir(p), Now: a.now,
@@ -58,21 +54,26 @@ func (a *app) verifyOnline(ctx context.Context, names []string, buckets int) err
 		if err != nil {
 			return err
 		}
-		fine = fine && r.OK()
 		reports = append(reports, r)
 	}
 	if len(reports) == 0 {
 		return errors.New("no view of the project is served online")
 	}
-	err = a.result(reports, func(w io.Writer) {
-		for _, r := range reports {
-			printOnline(w, r)
+	return printChecks(a, reports, printOnline)
+}
+
+// servedOf leaves of views those that have values in the online store; where they were named, all of them must.
+func servedOf(p *feature.Project, views []*feature.View, named bool) ([]*feature.View, error) {
+	var served []*feature.View
+	for _, v := range views {
+		switch why := p.Unserved(v); {
+		case why == "":
+			served = append(served, v)
+		case named:
+			return nil, fmt.Errorf("feature view %s: %s", v.Name, why)
 		}
-	})
-	if err == nil && !fine {
-		err = errReported
 	}
-	return err
+	return served, nil
 }
 
 // awaitCommit returns after the next commit to a stream, or once it is plain that none comes soon.
