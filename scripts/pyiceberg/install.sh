@@ -5,20 +5,5 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/../services/lib.sh"
 venv=$SVC_HOME/pyiceberg
 
-has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
-
-install() {
-  # The list of requirements is copied last: a virtualenv without this very list is made again.
-  cmp -s "$here/requirements.txt" "$venv/requirements.txt" && "$venv/bin/python" -c '' 2>/dev/null && return
-  need_command python3 python3 python3-venv
-  has_venv || apt_install "Python's venv" python3-venv
-  log "installing PyIceberg"
-  rm -rf "$venv"
-  run "$SVC_HOME/pyiceberg.log" python3 -m venv "$venv" || die "make a virtualenv in $venv"
-  run "$SVC_HOME/pyiceberg.log" "$venv/bin/python" -m pip install -q --disable-pip-version-check -r "$here/requirements.txt" ||
-    die "pip install PyIceberg (all of it in $SVC_HOME/pyiceberg.log)"
-  cp "$here/requirements.txt" "$venv/requirements.txt"
-}
-
-one_at_a_time install
+one_at_a_time virtualenv "$venv" "$here/requirements.txt" PyIceberg
 echo "$venv/bin/python"

@@ -58,6 +58,22 @@ apt_install() {
   [ -z "$failed" ] || die "apt-get install $* (all of it in $SVC_HOME/apt-install.log)"
 }
 
+# virtualenv DIR REQUIREMENTS WHAT: makes a Python virtualenv that has what a list of requirements names, unless it is there.
+virtualenv() {
+  local venv=$1 requirements=$2 what=$3 log
+  log=$SVC_HOME/$(basename "$venv").log
+  # The list is copied last: a virtualenv without this very list is made again.
+  cmp -s "$requirements" "$venv/requirements.txt" && "$venv/bin/python" -c '' 2>/dev/null && return
+  need_command python3 python3 python3-venv
+  python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install "Python's venv" python3-venv
+  log "installing $what"
+  rm -rf "$venv"
+  mkdir -p "$(dirname "$venv")"
+  run "$log" python3 -m venv "$venv" || die "make a virtualenv in $venv"
+  run "$log" "$venv/bin/python" -m pip install -q --disable-pip-version-check -r "$requirements" || die "pip install $what (all of it in $log)"
+  cp "$requirements" "$venv/requirements.txt"
+}
+
 # started_at PID: when a process started, so that a pid that was given away again isn't taken for ours. Nothing where it has
 # ended, which a container without a reaping init shows as a zombie for ever.
 started_at() {
