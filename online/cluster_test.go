@@ -222,12 +222,12 @@ func TestResharding(t *testing.T) {
 	}
 	all, err := s.Generations(context.Background(), "all")
 	w.fatal(err)
-	if g, ok := s.Usable(all, writer(t, s, w.project, "all").Definition()); !ok || g.Number != 1 || len(g.Runs) != 4 {
+	if g, ok := s.Usable(all, writer(t, s, w.project, "all").hash); !ok || g.Number != 1 || len(g.Runs) != 4 {
 		t.Errorf("after slots were moved the generation is %+v, usable %v", g, ok)
 	}
 	// Who has not seen it join goes by what the worker has noted.
 	stranger := openSame(t, s, address)
-	if _, ok := stranger.Usable(all, writer(t, s, w.project, "all").Definition()); !ok {
+	if _, ok := stranger.Usable(all, writer(t, s, w.project, "all").hash); !ok {
 		t.Error("a process that begins finds the view unavailable")
 	}
 	w.check("slots were moved")

@@ -231,8 +231,8 @@ func TestTilesExpire(t *testing.T) {
 			t.Errorf("%d tiles of a day, of %d bytes before", n, size)
 		}
 		w.check("later", w.facts(), w.now)
-		guards, err := TileGuards(text)
-		if err != nil || len(guards) != 1 || guards[0].Next != 4 || guards[0].TopicHash != feature.TopicHash(w.partition(0).Topic) {
+		guards, err := readGuards(text)
+		if err != nil || len(guards) != 1 || guards[0].next != 4 || guards[0].topic != feature.TopicHash(w.partition(0).Topic) {
 			t.Errorf("guards %v, %v", guards, err)
 		}
 	})

@@ -6,20 +6,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/internal/step"
 )
-
-// SetClock sets the clock by which tiles that no window needs any more are dropped, in place of the machine's.
-func (l *Live) SetClock(now func() time.Time) {
-	for _, views := range l.views {
-		for _, w := range views {
-			w.clock = now
-		}
-	}
-}
 
 // fromLog reports whether a windowed view is written by what the log holds alone. A twin of an event in another partition is
 // dropped where it is committed to the log; what has gone into a tile can't be taken out again.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -248,25 +247,4 @@ func sortedKeys(s tileSet) []string {
 	}
 	slices.SortFunc(keys, strings.Compare)
 	return keys
-}
-
-// TileGuard is how far an entity's events of a partition are in its tiles.
-type TileGuard struct {
-	TopicHash uint32
-	Partition int32
-	Next      int64 // the first offset that isn't
-}
-
-// TileGuards reads the guards of an entity's string. Of a partition that has none the entity is as far as the base of its
-// generation.
-func TileGuards(text string) ([]TileGuard, error) {
-	guards, err := readGuards(text)
-	if err != nil {
-		return nil, fmt.Errorf("read guards: %w", err)
-	}
-	out := make([]TileGuard, len(guards))
-	for i, g := range guards {
-		out[i] = TileGuard{g.topic, g.partition, g.next}
-	}
-	return out, nil
 }

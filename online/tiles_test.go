@@ -116,7 +116,11 @@ func (w *tileWorld) open() *Live {
 	w.t.Helper()
 	live, err := NewLive(context.Background(), w.store, w.lake, w.project)
 	w.fatal(err)
-	live.SetClock(w.clock)
+	for _, views := range live.views {
+		for _, v := range views {
+			v.clock = w.clock
+		}
+	}
 	w.t.Cleanup(func() { w.fatal(live.Close()) })
 	return live
 }

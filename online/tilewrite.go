@@ -204,7 +204,7 @@ func (w *ViewWriter) takeRows(ctx context.Context, g Generation, batches []arrow
 			if !whole || !at.Live {
 				continue
 			}
-			id := entityKey("", w.entity.Name, key) // which no other entity has, whatever bytes its keys hold
+			id := entityText(w.entity.Name, key) // which no other entity has, whatever bytes its keys hold
 			keys[id] = key
 			events[id] = append(events[id], tileEvent{rows, i, at})
 		}

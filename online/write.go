@@ -114,12 +114,6 @@ func (w *ViewWriter) Close() error {
 	return w.db.Close()
 }
 
-// View is the view that is written.
-func (w *ViewWriter) View() *feature.View { return w.view }
-
-// Definition is the hash of the view's definition.
-func (w *ViewWriter) Definition() string { return w.hash }
-
 // Write writes rows of the stream's log to generations of the view, each guarded by its order; of several changes of an
 // entity only the greatest is sent, and of several patches what they make together. It returns the number of entities written. Writes may be repeated.
 func (w *ViewWriter) Write(ctx context.Context, generations []int64, rows []arrow.RecordBatch) (int, error) {

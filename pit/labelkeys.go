@@ -20,8 +20,8 @@ func (b *build) checkKeys(ctx context.Context, what string) error {
 			c, _ := s.Column(k)
 			column := b.labelColumn(k)
 			typ, ok := b.labels.typeOf(column)
-			if !ok || slices.Contains(seen, column+" "+c.Type.SQL()) {
-				continue
+			if !ok || typ == c.Type.SQL() || slices.Contains(seen, column+" "+c.Type.SQL()) {
+				continue // of the stream's own type nothing can be amiss
 			}
 			seen = append(seen, column+" "+c.Type.SQL())
 			rounds := sql.Fragment("false")
