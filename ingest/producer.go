@@ -31,7 +31,8 @@ type KafkaProducer struct {
 // OpenKafkaProducer makes a producer, which connects once there is something to produce. Of the options it reads how the brokers are reached.
 func OpenKafkaProducer(o KafkaOptions) (*KafkaProducer, error) {
 	client, err := kgo.NewClient(append(o.connection(),
-		kgo.UnknownTopicRetries(2), // that a topic isn't there is told well before the time to produce is over
+		// That a topic isn't there is told well before the time to produce is over: by default 5 s lie between two looks at it.
+		kgo.UnknownTopicRetries(2), kgo.MetadataMinAge(250*time.Millisecond),
 		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RecordDeliveryTimeout(ProduceTimeout), kgo.ProducerLinger(0),
 		// What was sent and not answered would else be waited for without a bound. Whoever pushes it again names it by an idempotency key.
 		kgo.AllowIdempotentProduceCancellation(),
