@@ -19,12 +19,36 @@ import (
 type accumulator interface {
 	// bind takes the aggregate's column of the next batch of events; nil where it has none.
 	bind(column arrow.Array)
-	// add takes the event of a row of the batch, where it stands in the order, into a node.
-	add(node int32, row int, at *change)
+	// add takes events of the batch into nodes. at tells of every row of the batch where it stands in the order, where the aggregate
+	// goes by it.
+	add(h hits, at []change)
 	// push merges a node into another.
 	push(from, to int32)
 	// column gives the values at the leaves of each slot, null where there is none.
 	column(f *forest) arrow.Array
+}
+
+// hits are events of a batch and nodes that they fall to: that of row rows[i] to nodes[i]. An aggregate takes those of a batch one after
+// the other, for its nodes alone fit into a processor's cache.
+type hits struct{ nodes, rows []int32 }
+
+func (h *hits) clear() { h.nodes, h.rows = h.nodes[:0], h.rows[:0] }
+
+// fall appends an event that falls to an entity's slots from first to before end.
+func (h *hits) fall(f *forest, entity int64, first, end, row int32) {
+	h.nodes = f.cover(h.nodes, entity, first, end)
+	for len(h.rows) < len(h.nodes) {
+		h.rows = append(h.rows, row)
+	}
+}
+
+// where appends those of other hits whose row holds.
+func (h *hits) where(of hits, holds *array.Boolean) {
+	for i, row := range of.rows {
+		if holds.IsValid(int(row)) && holds.Value(int(row)) {
+			h.nodes, h.rows = append(h.nodes, of.nodes[i]), append(h.rows, row)
+		}
+	}
 }
 
 // losing is an accumulator whose values may be null though there is something to aggregate: a sum that its type can't hold, or
@@ -88,9 +112,12 @@ type counter struct {
 
 func (c *counter) bind(column arrow.Array) { c.values = column }
 func (c *counter) push(from, to int32)     { c.counts[to] += c.counts[from] }
-func (c *counter) add(node int32, row int, _ *change) {
-	if c.values == nil || c.values.IsValid(row) {
-		c.counts[node]++
+
+func (c *counter) add(h hits, _ []change) {
+	for i, node := range h.nodes {
+		if c.values == nil || c.values.IsValid(int(h.rows[i])) {
+			c.counts[node]++
+		}
 	}
 }
 
@@ -123,21 +150,21 @@ func (s *exactSum) bind(column arrow.Array) {
 	}
 }
 
-func (s *exactSum) add(node int32, row int, _ *change) {
-	if s.decimal {
-		if s.decimals.IsNull(row) {
-			return
+func (s *exactSum) add(h hits, _ []change) {
+	for i, node := range h.nodes {
+		row := int(h.rows[i])
+		switch {
+		case s.decimal && s.decimals.IsValid(row):
+			v := s.decimals.Value(row)
+			s.sums[node].Add(numeric.WideOf(v.LowBits(), v.HighBits()))
+		case !s.decimal && s.ints.IsValid(row):
+			v := s.ints.Value(row)
+			s.sums[node].Add(numeric.WideOf(uint64(v), v>>63))
+		default:
+			continue
 		}
-		v := s.decimals.Value(row)
-		s.sums[node].Add(numeric.WideOf(v.LowBits(), v.HighBits()))
-	} else {
-		if s.ints.IsNull(row) {
-			return
-		}
-		v := s.ints.Value(row)
-		s.sums[node].Add(numeric.WideOf(uint64(v), v>>63))
+		s.counts[node]++
 	}
-	s.counts[node]++
 }
 
 func (s *exactSum) push(from, to int32) {
@@ -200,10 +227,12 @@ type doubleSum struct {
 
 func (s *doubleSum) bind(column arrow.Array) { s.values = column.(*array.Float64) }
 
-func (s *doubleSum) add(node int32, row int, _ *change) {
-	if s.values.IsValid(row) {
-		s.sums[node] += s.values.Value(row)
-		s.counts[node]++
+func (s *doubleSum) add(h hits, _ []change) {
+	for i, node := range h.nodes {
+		if row := int(h.rows[i]); s.values.IsValid(row) {
+			s.sums[node] += s.values.Value(row)
+			s.counts[node]++
+		}
 	}
 }
 
@@ -230,7 +259,8 @@ func (s *doubleSum) column(f *forest) arrow.Array {
 
 // values reads and writes the values of a column of one type.
 type values[T any] interface {
-	at(column arrow.Array, row int) T
+	// all gives the values of a column, of nulls any, until its batch is gone; in the room of into, if it needs some.
+	all(column arrow.Array, into []T) []T
 	builder() array.Builder
 	append(b array.Builder, v T)
 	// keep gives a value that stays when its batch is gone.
@@ -244,22 +274,30 @@ type (
 	decimalValues struct{ precision, scale int32 }
 )
 
-func (intValues) at(c arrow.Array, row int) int64    { return c.(*array.Int64).Value(row) }
-func (intValues) builder() array.Builder             { return array.NewInt64Builder(memory.DefaultAllocator) }
-func (intValues) append(b array.Builder, v int64)    { b.(*array.Int64Builder).Append(v) }
-func (intValues) keep(v int64) int64                 { return v }
-func (doubleValues) at(c arrow.Array, r int) float64 { return c.(*array.Float64).Value(r) }
+func (intValues) all(c arrow.Array, _ []int64) []int64 { return c.(*array.Int64).Int64Values() }
+func (intValues) builder() array.Builder               { return array.NewInt64Builder(memory.DefaultAllocator) }
+func (intValues) append(b array.Builder, v int64)      { b.(*array.Int64Builder).Append(v) }
+func (intValues) keep(v int64) int64                   { return v }
+func (doubleValues) all(c arrow.Array, _ []float64) []float64 {
+	return c.(*array.Float64).Float64Values()
+}
 func (doubleValues) builder() array.Builder {
 	return array.NewFloat64Builder(memory.DefaultAllocator)
 }
 func (doubleValues) append(b array.Builder, v float64) { b.(*array.Float64Builder).Append(v) }
 func (doubleValues) keep(v float64) float64            { return v }
-func (stringValues) at(c arrow.Array, row int) string  { return c.(*array.String).Value(row) }
-func (stringValues) builder() array.Builder            { return array.NewStringBuilder(memory.DefaultAllocator) }
-func (stringValues) append(b array.Builder, v string)  { b.(*array.StringBuilder).Append(v) }
-func (stringValues) keep(v string) string              { return strings.Clone(v) }
-func (*decimalValues) at(c arrow.Array, row int) decimal128.Num {
-	return c.(*array.Decimal128).Value(row)
+func (stringValues) all(c arrow.Array, into []string) []string {
+	strings := c.(*array.String)
+	for row := range strings.Len() {
+		into = append(into, strings.Value(row))
+	}
+	return into
+}
+func (stringValues) builder() array.Builder           { return array.NewStringBuilder(memory.DefaultAllocator) }
+func (stringValues) append(b array.Builder, v string) { b.(*array.StringBuilder).Append(v) }
+func (stringValues) keep(v string) string             { return strings.Clone(v) }
+func (*decimalValues) all(c arrow.Array, _ []decimal128.Num) []decimal128.Num {
+	return c.(*array.Decimal128).Values()
 }
 func (d *decimalValues) builder() array.Builder {
 	return array.NewDecimal128Builder(memory.DefaultAllocator, &arrow.Decimal128Type{Precision: d.precision, Scale: d.scale})
@@ -278,6 +316,7 @@ type pick[T any, V values[T]] struct {
 	there   []bool   // by node: whether there is one
 	orders  []change // by node: where it stands in the order; nil where that doesn't count
 	of      arrow.Array
+	values  []T // of the batch
 }
 
 func picked[T any, V values[T]](fn feature.Fn, nodes int, how V, compare func(a, b T) int) accumulator {
@@ -288,16 +327,25 @@ func picked[T any, V values[T]](fn feature.Fn, nodes int, how V, compare func(a,
 	return p
 }
 
-func (p *pick[T, V]) bind(column arrow.Array) { p.of = column }
+func (p *pick[T, V]) bind(column arrow.Array) {
+	p.of, p.values = column, p.how.all(column, p.values[:0])
+}
 
-func (p *pick[T, V]) add(node int32, row int, at *change) {
-	if p.of.IsNull(row) {
-		return
-	}
-	if v := p.how.at(p.of, row); p.better(node, v, at) {
-		p.best[node], p.there[node] = p.how.keep(v), true
+func (p *pick[T, V]) add(h hits, at []change) {
+	var order *change
+	for i, node := range h.nodes {
+		row := h.rows[i]
+		if p.of.IsNull(int(row)) {
+			continue
+		}
 		if p.orders != nil {
-			p.orders[node] = *at
+			order = &at[row]
+		}
+		if v := p.values[row]; p.better(node, v, order) {
+			p.best[node], p.there[node] = p.how.keep(v), true
+			if p.orders != nil {
+				p.orders[node] = *order
+			}
 		}
 	}
 }
@@ -355,6 +403,7 @@ type distinct[T any, V values[T], K comparable] struct {
 	numbers map[K]int32
 	sets    [][]int32 // by node: ascending numbers; one more than feature.DistinctMax stand for any more
 	of      arrow.Array
+	values  []T   // of the batch
 	over    int64 // counts beyond the bound
 }
 
@@ -366,23 +415,29 @@ func same[T any](v T) T { return v }
 
 func distinctDouble(v float64) uint64 { return math.Float64bits(numeric.SameDouble(v)) }
 
-func (d *distinct[T, V, K]) bind(column arrow.Array) { d.of = column }
-func (d *distinct[T, V, K]) push(_, _ int32)         {}
-func (d *distinct[T, V, K]) lost() int64             { return d.over }
+func (d *distinct[T, V, K]) push(_, _ int32) {}
+func (d *distinct[T, V, K]) lost() int64     { return d.over }
 
-func (d *distinct[T, V, K]) add(node int32, row int, _ *change) {
-	if d.of.IsNull(row) {
-		return
-	}
-	v := d.how.at(d.of, row)
-	number, known := d.numbers[d.key(v)]
-	if !known {
-		number = int32(len(d.numbers))
-		d.numbers[d.key(d.how.keep(v))] = number
-	}
-	set := d.sets[node]
-	if i, in := slices.BinarySearch(set, number); !in && len(set) <= feature.DistinctMax {
-		d.sets[node] = slices.Insert(set, i, number)
+func (d *distinct[T, V, K]) bind(column arrow.Array) {
+	d.of, d.values = column, d.how.all(column, d.values[:0])
+}
+
+func (d *distinct[T, V, K]) add(h hits, _ []change) {
+	for i, node := range h.nodes {
+		row := h.rows[i]
+		if d.of.IsNull(int(row)) {
+			continue
+		}
+		v := d.values[row]
+		number, known := d.numbers[d.key(v)]
+		if !known {
+			number = int32(len(d.numbers))
+			d.numbers[d.key(d.how.keep(v))] = number
+		}
+		set := d.sets[node]
+		if at, in := slices.BinarySearch(set, number); !in && len(set) <= feature.DistinctMax {
+			d.sets[node] = slices.Insert(set, at, number)
+		}
 	}
 }
 

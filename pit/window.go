@@ -56,7 +56,7 @@ func (b *build) events(ctx context.Context, w *windowPlan, log string, span lake
 	d := newDiffer(s, 0)
 	onEvent := b.request.AsOf == feature.EventClock
 	ranks := topics{}
-	var nodes []int32
+	var at []change
 	err := b.db.Batches(ctx, statement, func(batch arrow.RecordBatch) error {
 		entity, event, ingested := int64s(batch.Column(0)), int64s(batch.Column(1)), int64s(batch.Column(2))
 		clock := batch.Column(2)
@@ -65,30 +65,30 @@ func (b *build) events(ctx context.Context, w *windowPlan, log string, span lake
 		}
 		w.bind(batch, clock)
 		clocks := int64s(clock)
-		for i, e := range entity {
-			c := change{event: event[i]}
-			if ordered {
+		if ordered {
+			at = at[:0]
+			for i := range entity {
+				c := change{event: event[i]}
 				c.read(batch, 3, i, ranks)
+				at = append(at, c)
 			}
+		}
+		for i, e := range entity {
 			first := s.from(e, clocks[i])
 			for n := range w.spans {
 				window := &w.spans[n]
-				end := s.from(e, window.leaves(c.event)-s.early)
-				widest := window == w.widest()
-				if widest {
-					d.within(e, c.event, ingested[i], end)
+				end := s.from(e, window.leaves(event[i])-s.early)
+				if window == w.widest() {
+					d.within(e, event[i], ingested[i], end)
 				}
-				if first >= end {
-					continue
-				}
-				nodes = w.forest.cover(nodes[:0], e, first, end)
-				for _, node := range nodes {
-					window.add(node, i, &c)
-					if widest {
-						w.newest.add(node, i, &c)
-					}
+				if first < end {
+					window.hits.fall(w.forest, e, first, end, int32(i))
 				}
 			}
+		}
+		w.newest.add(w.widest().hits, nil)
+		for n := range w.spans {
+			w.spans[n].add(at)
 		}
 		return nil
 	})
@@ -114,6 +114,8 @@ type windowPlan struct {
 type windowSpan struct {
 	window, hop int64 // microseconds
 	features    []windowFeature
+	hits        hits // of the batch
+	held        hits // those for which a feature's condition holds
 }
 
 type windowFeature struct {
@@ -135,13 +137,19 @@ func (s *windowSpan) leaves(event int64) int64 {
 	return (hops+1)*s.hop + s.window
 }
 
-func (s *windowSpan) add(node int32, row int, c *change) {
+// add has the aggregates take what fell to the window of a batch.
+func (s *windowSpan) add(at []change) {
 	for i := range s.features {
 		f := &s.features[i]
-		if f.holds == nil || f.holds.IsValid(row) && f.holds.Value(row) {
-			f.partial.add(node, row, c)
+		if f.holds == nil {
+			f.partial.add(s.hits, at)
+			continue
 		}
+		s.held.clear()
+		s.held.where(s.hits, f.holds)
+		f.partial.add(s.held, at)
 	}
+	s.hits.clear()
 }
 
 func (w *windowPlan) plan() {

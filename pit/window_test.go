@@ -197,13 +197,12 @@ func TestForest(t *testing.T) {
 			n := s.starts[e+1] - s.starts[e]
 			first := s.starts[e] + int32(r.IntN(int(n)))
 			end := first + int32(r.IntN(int(s.starts[e+1]-first)+1))
-			nodes := f.cover(nil, int64(e), first, end)
-			if most := 2 * int(math.Ceil(math.Log2(float64(n))+1)); len(nodes) > most {
-				t.Errorf("%d nodes for a range of %d of %d slots", len(nodes), end-first, n)
+			var h hits
+			h.fall(f, int64(e), first, end, 0)
+			if most := 2 * int(math.Ceil(math.Log2(float64(n))+1)); len(h.nodes) > most {
+				t.Errorf("%d nodes for a range of %d of %d slots", len(h.nodes), end-first, n)
 			}
-			for _, node := range nodes {
-				c.add(node, 0, nil)
-			}
+			c.add(h, nil)
 			for slot := first; slot < end; slot++ {
 				want[slot]++
 			}
@@ -236,15 +235,12 @@ func TestDistinctBound(t *testing.T) {
 	column := int64Column(feature.DistinctMax + 1)
 	defer column.Release()
 	d.bind(column)
-	for row := range feature.DistinctMax + 1 {
-		first := int32(0)
-		if row == feature.DistinctMax {
-			first = 1 // the last value is seen from the second label on
-		}
-		for _, node := range f.cover(nil, 0, first, 3) {
-			d.add(node, row, nil)
-		}
+	var h hits
+	for row := range feature.DistinctMax {
+		h.fall(f, 0, 0, 3, int32(row))
 	}
+	h.fall(f, 0, 1, 3, feature.DistinctMax) // the last value is seen from the second label on
+	d.add(h, nil)
 	counts := d.column(f)
 	defer counts.Release()
 	if got := counts.String(); got != fmt.Sprintf("[%d (null) (null)]", feature.DistinctMax) {
