@@ -116,8 +116,8 @@ func unusable(err error) error {
 		remedy = "its cluster is down, some of its slots have no server"
 	case strings.Contains(text, "max number of clients"):
 		remedy = "it has as many clients as its maxclients allows"
-	case errors.Is(err, io.EOF), strings.Contains(text, "connection reset"):
-		remedy = "it ended the connection, which it does where it wants TLS, or a client's certificate: see online.tls in loam.yaml"
+	case errors.Is(err, io.EOF), strings.Contains(text, "connection reset"), strings.Contains(text, "broken pipe"):
+		remedy = "it ended the connection, which it does where it wants TLS, or a client's certificate (see online.tls in loam.yaml), and where it has as many clients as its maxclients allows"
 	}
 	return fmt.Errorf("%s: %w", remedy, err)
 }

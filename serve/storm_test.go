@@ -3,35 +3,21 @@ package serve
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/loamdata/loam/internal/redisd"
 )
 
 // While generations are switched and removed, and Redis is killed and comes back empty or from an old dump, what is answered is what
 // was current: never an older value, never an entity unknown that is there. All else is 503.
 func TestStorm(t *testing.T) {
-	binary, err := exec.LookPath("redis-server")
-	if err != nil {
-		if os.Getenv("LOAM_CI") == "1" {
-			t.Fatal("redis-server is missing: scripts/services/redis.sh install brings it")
-		}
-		t.Skip("redis-server is missing: scripts/services/redis.sh install brings it")
-	}
-	l := listen(t)
-	address := l.Addr().String()
-	l.Close()
-	r := &restarted{t: t, binary: binary, address: address, dir: t.TempDir()}
-	r.start()
-	t.Cleanup(r.kill)
-
-	f := newFixture(t, address, nil)
+	r := redisd.New(t)
+	f := newFixture(t, r.Address, nil)
 	const entities, rounds, switches = 8, 6, 5
 	generation := 0
 	var least atomic.Int64 // the newest generation that was switched to before a read began
@@ -107,11 +93,11 @@ func TestStorm(t *testing.T) {
 			build()
 		}
 		before := refused.Load()
-		r.kill()
+		r.Kill()
 		if round%2 == 0 {
-			r.forget()
+			r.Forget()
 		}
-		r.start()
+		r.Start()
 		for refused.Load() < before+20 && !t.Failed() { // reads go on while it has nothing, or what is old
 			time.Sleep(time.Millisecond)
 		}
@@ -125,45 +111,4 @@ func TestStorm(t *testing.T) {
 	close(done)
 	readers.Wait()
 	t.Logf("%d reads, %d refused, %d generations", reads.Load(), refused.Load(), generation)
-}
-
-// restarted is a Redis that is killed and started again.
-type restarted struct {
-	t                    *testing.T
-	binary, address, dir string
-	process              *exec.Cmd
-}
-
-func (r *restarted) start() {
-	r.t.Helper()
-	host, port, err := net.SplitHostPort(r.address)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.process = exec.Command(r.binary, "--bind", host, "--port", port, "--dir", r.dir, "--save", "", "--appendonly", "no")
-	if err := r.process.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		c, err := net.Dial("tcp", r.address)
-		if err == nil {
-			c.Close()
-			return
-		}
-		if time.Now().After(end) {
-			r.t.Fatalf("redis-server doesn't listen: %v", err)
-		}
-	}
-}
-
-func (r *restarted) kill() {
-	_ = r.process.Process.Kill()
-	_ = r.process.Wait()
-}
-
-// forget removes the dump, so that it starts empty.
-func (r *restarted) forget() {
-	if err := os.Remove(r.dir + "/dump.rdb"); err != nil {
-		r.t.Fatal(err)
-	}
 }
