@@ -148,7 +148,7 @@ func away(ctx context.Context, err error) error {
 		redis.HasErrorPrefix(err, "TRYAGAIN"), redis.HasErrorPrefix(err, "MOVED"), redis.HasErrorPrefix(err, "ASK"), redis.HasErrorPrefix(err, "READONLY"), redis.HasErrorPrefix(err, "BUSY"):
 	case redis.HasErrorPrefix(err, "ERR max number of clients"):
 	case redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"), redis.HasErrorPrefix(err, "NOPERM"):
-		return fmt.Errorf("%w: %w", ErrAway, unusable(err))
+		return awayError{unusable(err)} // it does answer
 	default:
 		return err
 	}

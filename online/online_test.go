@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/memory"
@@ -500,6 +501,21 @@ func TestOpenProblems(t *testing.T) {
 	s.process.Close()
 	if _, err := NewClient(s, p, time.Now).Read(context.Background(), refs, []map[string]string{{"a": "x", "b": "1"}}); err == nil {
 		t.Error("a server that is gone gives no error")
+	}
+}
+
+// A Redis that refuses who asks is away to reads, in its own words: it does answer.
+func TestRefusedUser(t *testing.T) {
+	m := miniredis.RunT(t)
+	s, err := Open(context.Background(), "test", m.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	m.RequireAuth("secret")
+	_, err = s.Generations(context.Background(), "all")
+	if !errors.Is(err, ErrAway) || !strings.Contains(err.Error(), "it doesn't know this user and password") || strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -73,6 +73,9 @@ func (s *Server) buildDataset(w http.ResponseWriter, r *http.Request, c *caller)
 	}
 	request, err := s.Datasets.Request(s.Project, r.URL.Query())
 	if err != nil {
+		if _, seen := s.Datasets.Request(c.sees(s.Project), r.URL.Query()); seen != nil { // which names no view that the caller may not read
+			err = seen
+		}
 		return wrong(codeDataset, "", "mend the parameters; docs/serve.md has them", "%s", err)
 	}
 	if err := c.mayBuild(request); err != nil {
@@ -256,6 +259,9 @@ func (s *Server) showDataset(w http.ResponseWriter, r *http.Request, c *caller) 
 func (s *Server) unpinDataset(w http.ResponseWriter, r *http.Request, c *caller) error {
 	card, err := s.cardOf(r, c)
 	if err != nil {
+		return err
+	}
+	if err := c.mayUnpin(); err != nil {
 		return err
 	}
 	if err := s.Datasets.Unpin(r.Context(), card); err != nil {

@@ -35,12 +35,9 @@ func (b *builder) datasets(t *testing.T) *Datasets {
 	}
 	return &Datasets{
 		TempDir: t.TempDir(),
-		Request: func(_ *feature.Project, parameters url.Values) (*feature.DatasetRequest, error) {
-			if !parameters.Has("features") {
-				return nil, errors.New("no features are asked for")
-			}
-			view, name, _ := strings.Cut(parameters.Get("features"), ":")
-			return &feature.DatasetRequest{Features: []feature.Ref{{View: view, Feature: name}}}, nil
+		Request: func(p *feature.Project, parameters url.Values) (*feature.DatasetRequest, error) {
+			refs, err := p.Resolve(parameters["features"])
+			return &feature.DatasetRequest{Features: refs}, err
 		},
 		Build: func(ctx context.Context, _ *feature.DatasetRequest, labels io.Reader, _ int64, out io.Writer) (*pit.Card, error) {
 			b.mu.Lock()
@@ -101,6 +98,7 @@ func TestDatasets(t *testing.T) {
 		{"a lake that is away", "POST", "/v1/datasets?features=all:n", "x", "s3cret", errors.New("10.0.0.1"), 500, codeInternal},
 		{"no card", "GET", "/v1/datasets/dataset-3", "", "s3cret", nil, 404, codeNoDataset},
 		{"another's card", "GET", "/v1/datasets/dataset-2", "", "other", nil, 404, codeNoDataset},
+		{"snapshots that the key may read of, and not unpin", "DELETE", "/v1/datasets/dataset-1", "", "other", nil, 403, codeForbidden},
 		{"another's snapshots", "DELETE", "/v1/datasets/dataset-2", "", "other", nil, 404, codeNoDataset},
 	} {
 		b.build = echo
@@ -124,8 +122,16 @@ func TestDatasets(t *testing.T) {
 	if status, card, _ := ask("GET", "/v1/datasets/dataset-1", "", "other"); status != http.StatusOK || !strings.Contains(card, `"tag":"dataset-1"`) {
 		t.Errorf("%d %s", status, card)
 	}
-	if status, _, _ := ask("DELETE", "/v1/datasets/dataset-1", "", "other"); status != http.StatusNoContent || len(b.unpinned) != 1 || b.unpinned[0] != "dataset-1" {
+	if len(b.unpinned) != 0 {
+		t.Errorf("unpinned %v by who may read some views alone", b.unpinned)
+	}
+	if status, _, _ := ask("DELETE", "/v1/datasets/dataset-1", "", "s3cret"); status != http.StatusNoContent || len(b.unpinned) != 1 || b.unpinned[0] != "dataset-1" {
 		t.Errorf("%d, unpinned %v", status, b.unpinned)
+	}
+	for key, want := range map[string]string{"s3cret": "known: all, derived, short, windows", "other": "known: short"} {
+		if _, got, _ := ask("POST", "/v1/datasets?features=nosuch:n", "x", key); !strings.Contains(got, want+`"`) {
+			t.Errorf("want %q in %s", want, got)
+		}
 	}
 	none := newFixture(t, miniredis.RunT(t).Addr(), nil)
 	for _, c := range [][2]string{{"POST", "/v1/datasets"}, {"GET", "/v1/datasets"}, {"GET", "/v1/datasets/x"}, {"DELETE", "/v1/datasets/x"}} {

@@ -30,7 +30,7 @@ func (f *fixture) ask(method, path, body string, headers ...string) *httptest.Re
 func TestErrors(t *testing.T) {
 	f := newFixture(t, miniredis.RunT(t).Addr(), func(o *Options) {
 		o.Limits.BodyBytes, o.Limits.Entities = 400, 3
-		o.Keys = []Key{{"all", "s3cret", []string{"*"}, nil}, {"some", "other", []string{"short"}, nil}}
+		o.Keys = []Key{{"all", "s3cret", []string{"*"}, nil}, {"some", "other", []string{"short"}, nil}, {"nothing", "none", nil, nil}}
 	}).filled()
 	f.redis.Set(t.Context(), f.key("all", 1, "foreign", 1), "text", 0)
 	f.put("all", 1, "text", 1, 0, "n", "many")
@@ -72,6 +72,8 @@ func TestErrors(t *testing.T) {
 		{"a missing join key", "POST", get, `{"features":["all:n"],"entities":{"a":["x"]}}`, 400, `{"error":{"code":"missing_join_key","message":"feature view all needs the join key b","remedy":"add the column to entities, a value for each entity","field":"entities.b"}}`},
 		{"ragged", "POST", get, `{"features":["all:n"],"entities":{"a":["x","y"],"b":[1]}}`, 400, `{"error":{"code":"ragged_columns","message":"column b has 1 values, and the first one has 2","remedy":"give each column a value for each entity","field":"entities.b"}}`},
 		{"an unknown column", "POST", get, `{"features":["all:n"],"entities":{"a":["x"],"b":[1],"c":[2]}}`, 400, `{"error":{"code":"unknown_column","message":"no entity has the join key \"c\", and no view on demand takes such a column","remedy":"remove it, or mend its name","field":"entities.c"}}`},
+		{"an unknown column of the request", "POST", get, `{"features":["all:n"],"entities":{"a":["x"],"b":[1]},"request_data":{"cart":[1],"cat":[2]}}`, 400, `{"error":{"code":"unknown_column","message":"no view on demand takes the column \"cat\"","remedy":"remove it, or mend its name","field":"request_data.cat"}}`},
+		{"a join key as a column of the request", "POST", get, `{"features":["all:n"],"entities":{"a":["x"],"b":[1]},"request_data":{"b":[1]}}`, 400, `{"error":{"code":"unknown_column","message":"no view on demand takes the column \"b\"","remedy":"remove it, or mend its name","field":"request_data.b"}}`},
 		{"a key of another type", "POST", get, `{"features":["all:n"],"entities":{"a":[7],"b":[1]}}`, 400, `{"error":{"code":"wrong_type","message":"the join key a is string","remedy":"give text","field":"entities.a[0]"}}`},
 		{"a null key", "POST", get, `{"features":["all:n"],"entities":{"a":["x","y"],"b":[1,null]}}`, 400, `{"error":{"code":"wrong_type","message":"the join key b is int64","remedy":"give a whole number, or its digits as text","field":"entities.b[1]"}}`},
 		{"a key that is no number", "POST", get, `{"features":["all:n"],"entities":{"a":["x"],"b":["one"]}}`, 400, `{"error":{"code":"wrong_type","message":"feature view all takes the join key b as int64","remedy":"give a value of the key's type","field":"entities.b[0]"}}`},
@@ -112,6 +114,25 @@ func TestErrors(t *testing.T) {
 		}
 		if w.Code == 401 && w.Header().Get("WWW-Authenticate") != "Bearer" {
 			t.Errorf("%s: no WWW-Authenticate", c.name)
+		}
+	}
+	// A key that may read some views is told of no others.
+	for _, c := range []struct {
+		name, key, features string
+		status              int
+		known               string
+	}{
+		{"a view that there is not", "other", `"features":["nosuch:n"]`, 404, `"known":["short"]`},
+		{"a view of one that reads nothing", "none", `"features":["nosuch:n"]`, 404, `"known":[]`},
+		{"a service that there is not", "other", `"feature_service":"nosuch"`, 404, `"known":[]`},
+		{"a service of which the key may read a part", "other", `"feature_service":"both"`, 403, ""},
+		{"a feature that there is not", "other", `"features":["short:m"]`, 404, `"known":["n","x"]`},
+		{"a feature that there is not, of a view that the key may not read", "other", `"features":["all:nosuch"]`, 403, ""},
+		{"a view that isn't served, which the key may not read", "other", `"features":["windows:quiet"]`, 403, ""},
+	} {
+		w := f.ask("POST", get, `{`+c.features+`,"entities":{"a":["x"],"b":[1]}}`, "Authorization", "Bearer "+c.key)
+		if got := w.Body.String(); w.Code != c.status || !strings.Contains(got, c.known) || c.known == "" && strings.Contains(got, `"known"`) {
+			t.Errorf("%s: %d %s", c.name, w.Code, w.Body)
 		}
 	}
 	w := f.ask("POST", get, "a=b", "Authorization", "Bearer s3cret", "Content-Type", "application/x-www-form-urlencoded")

@@ -17,7 +17,7 @@ import (
 )
 
 // FeatureLog takes what requests were served, a share of them, and writes it away beside them. It never holds a request up: what
-// it can't take is dropped, and counted. Options.Log is its [FeatureLog.Sample].
+// it can't take is dropped, and counted.
 type FeatureLog struct {
 	options FeatureLogOptions
 	queue   chan Served

@@ -3,8 +3,12 @@ package serve
 import (
 	"context"
 	"errors"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/alicebob/miniredis/v2"
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/online"
@@ -43,6 +47,30 @@ func TestFeatureLogDrops(t *testing.T) {
 	}
 	if f.waiting.Load() != 0 {
 		t.Errorf("%d rows wait once all are drained", f.waiting.Load())
+	}
+}
+
+// What was logged, and what was dropped, is in the metrics of a server that logs, and nothing of it in those of one that doesn't.
+func TestFeatureLogMetrics(t *testing.T) {
+	m := miniredis.RunT(t)
+	f := newFixture(t, m.Addr(), func(o *Options) {
+		o.Log = NewFeatureLog(FeatureLogOptions{Rate: 1, Project: o.Project, Say: t.Logf})
+	}).filled()
+	f.server.Log.waiting.Store(logRowsMax) // it takes no more
+	for range 3 {
+		if status, answer := f.post("/get-online-features", oneEntity); status != http.StatusOK {
+			t.Fatalf("%d %s", status, answer)
+		}
+	}
+	f.server.Log.logged.Store(7)
+	text := f.ask("GET", "/metrics", "").Body.String()
+	for _, want := range []string{"loam_feature_log_rows_total 7\n", "loam_feature_log_dropped_total 3\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the metrics lack %q:\n%s", want, text)
+		}
+	}
+	if text := newFixture(t, m.Addr(), nil).ask("GET", "/metrics", "").Body.String(); strings.Contains(text, "loam_feature_log") {
+		t.Errorf("a server that logs nothing counts it:\n%s", text)
 	}
 }
 

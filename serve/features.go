@@ -47,7 +47,7 @@ func (s *Server) getOnlineFeatures(w http.ResponseWriter, r *http.Request, c *ca
 	if err != nil {
 		return err
 	}
-	p, err := s.prepare(asked)
+	p, err := s.prepare(asked, c)
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (s *Server) getOnlineFeatures(w http.ResponseWriter, r *http.Request, c *ca
 	}
 	var take func(Served)
 	if s.Log != nil {
-		take = s.Log()
+		take = s.Log.Sample()
 	}
 	result, err := p.plan.Read(ctx, entities, online.Ask{Seen: take != nil})
 	if err != nil {
@@ -105,7 +105,7 @@ func parse(body *bytes.Buffer) (*request, error) {
 }
 
 // prepare finds the features that a request names.
-func (s *Server) prepare(r *request) (*prepared, error) {
+func (s *Server) prepare(r *request, c *caller) (*prepared, error) {
 	key := planKey(r)
 	s.plans.mu.RLock()
 	p := s.plans.byFeatures[key]
@@ -113,7 +113,7 @@ func (s *Server) prepare(r *request) (*prepared, error) {
 	if p != nil {
 		return p, nil
 	}
-	refs, err := s.resolve(r)
+	refs, err := s.resolve(r, c)
 	if err != nil {
 		return nil, err
 	}
@@ -174,16 +174,16 @@ func (s *Server) prepareRefs(refs []feature.Ref) (*prepared, error) {
 	return p, nil
 }
 
-// resolve turns the names of a request into features that there are.
-func (s *Server) resolve(r *request) ([]feature.Ref, error) {
+// resolve turns the names of a request into features that there are. A caller is told of no others than it may read.
+func (s *Server) resolve(r *request, c *caller) ([]feature.Ref, error) {
 	p := s.Project
 	if r.service != "" {
 		if found := p.Service(r.service); found != nil {
 			return found.Features, nil
 		}
-		known := make([]string, len(p.Services))
-		for i, o := range p.Services {
-			known[i] = o.Name
+		known := []string{}
+		for _, o := range c.sees(p).Services {
+			known = append(known, o.Name)
 		}
 		return nil, unknown(codeNoService, "feature_service", "feature service", r.service, known)
 	}
@@ -195,11 +195,14 @@ func (s *Server) resolve(r *request) ([]feature.Ref, error) {
 		}
 		view := p.View(ref.View)
 		if view == nil {
-			known := make([]string, len(p.Views))
-			for i, o := range p.Views {
-				known[i] = o.Name
+			known := []string{}
+			for _, o := range c.sees(p).Views {
+				known = append(known, o.Name)
 			}
 			return nil, unknown(codeNoView, field, "feature view", ref.View, known)
+		}
+		if err := c.mayRead([]string{ref.View}); err != nil {
+			return nil, err
 		}
 		if names := view.FeatureNames(); ref.Feature != "*" && !slices.Contains(names, ref.Feature) {
 			return nil, unknown(codeNoFeature, field, "feature of view "+ref.View, ref.Feature, names)
@@ -233,6 +236,11 @@ func (s *Server) entities(p *prepared, r *request) (online.Entities, []column, e
 		var err error
 		if e.Request, err = requestColumns(p, r); err != nil {
 			return e, nil, err
+		}
+	}
+	for _, c := range r.requestData {
+		if !s.requestColumns[c.name] {
+			return e, nil, wrong(codeColumn, "request_data."+c.name, "remove it, or mend its name", "no view on demand takes the column %q", c.name)
 		}
 	}
 	echoed := make([]column, 0, len(r.entities))

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/loamdata/loam/feature"
 )
 
 // Key lets who presents it read some views.
@@ -60,7 +62,7 @@ func (s *Server) caller(r *http.Request) (*caller, error) {
 
 // mayRead refuses views that the caller may not read.
 func (c *caller) mayRead(views []string) error {
-	if c == nil || slices.Contains(c.views, "*") {
+	if c.readsAll() {
 		return nil
 	}
 	for _, v := range views {
@@ -72,13 +74,39 @@ func (c *caller) mayRead(views []string) error {
 	return nil
 }
 
+// readsAll reports whether the caller may read whatever there is.
+func (c *caller) readsAll() bool { return c == nil || slices.Contains(c.views, "*") }
+
+// sees is what of a project the caller is told of: the views that it may read, and the services that are of those alone.
+func (c *caller) sees(p *feature.Project) *feature.Project {
+	if c.readsAll() {
+		return p
+	}
+	seen := *p
+	hidden := func(view string) bool { return !slices.Contains(c.views, view) }
+	seen.Views = slices.DeleteFunc(slices.Clone(p.Views), func(v *feature.View) bool { return hidden(v.Name) })
+	seen.Services = slices.DeleteFunc(slices.Clone(p.Services), func(s *feature.Service) bool {
+		return slices.ContainsFunc(s.Features, func(r feature.Ref) bool { return hidden(r.View) })
+	})
+	return &seen
+}
+
 // mayReadAll refuses callers that may read some views alone.
 func (c *caller) mayReadAll() error {
-	if c == nil || slices.Contains(c.views, "*") {
+	if c.readsAll() {
 		return nil
 	}
 	return &Error{Status: http.StatusForbidden, Code: codeForbidden, Offset: -1,
 		Message: fmt.Sprintf("the API key %s may read some views alone, and outcomes are of any stream", c.name), Remedy: "use a key that may read all, or ask without outcomes"}
+}
+
+// mayUnpin refuses callers that may read some views alone: the snapshots of a training set are of whole streams, and others may need them.
+func (c *caller) mayUnpin() error {
+	if c.readsAll() {
+		return nil
+	}
+	return &Error{Status: http.StatusForbidden, Code: codeForbidden, Offset: -1,
+		Message: fmt.Sprintf("the API key %s may read some views alone, and so may not unpin training sets", c.name), Remedy: `use a key with views: ["*"]`}
 }
 
 // mayPush refuses streams that the caller may not push to.

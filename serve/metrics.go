@@ -139,6 +139,12 @@ func (s *Server) metricsText(w http.ResponseWriter, _ *http.Request, _ *caller) 
 	for i, c := range storeErrors {
 		line("loam_store_errors_total", `code="`+c+`"`, m.errors[i].Load())
 	}
+	if s.Log != nil {
+		head("loam_feature_log_rows_total", "counter", "Rows of what was served that were logged.")
+		line("loam_feature_log_rows_total", "", s.Log.Logged())
+		head("loam_feature_log_dropped_total", "counter", "Requests that were to be logged and were not, because the lake takes less than is served.")
+		line("loam_feature_log_dropped_total", "", s.Log.Dropped())
+	}
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	_, _ = w.Write(b) // whoever asked has gone
 	return nil

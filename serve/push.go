@@ -201,7 +201,7 @@ func (s *Server) pushedStream(asked *pushRequest, c *caller) (*feature.Stream, e
 	if asked.source == "" {
 		return nil, wrong(codeSource, "push_source_name", "name a stream, or a feature view whose stream it is", "nothing says where the rows are pushed to")
 	}
-	stream, err := s.pushSource(asked.source)
+	stream, err := s.pushSource(asked.source, c)
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +223,7 @@ func (s *Server) pushedStream(asked *pushRequest, c *caller) (*feature.Stream, e
 }
 
 // pushSource is the stream of a name, or of the view of that name; Feast's suffix may stand behind either.
-func (s *Server) pushSource(name string) (*feature.Stream, error) {
+func (s *Server) pushSource(name string, c *caller) (*feature.Stream, error) {
 	p := s.Project
 	short, _ := strings.CutSuffix(name, pushSuffix)
 	for _, n := range []string{name, short} {
@@ -237,12 +237,14 @@ func (s *Server) pushSource(name string) (*feature.Stream, error) {
 			return p.Stream(v.Stream), nil
 		}
 	}
-	var known []string
+	known := []string{}
 	for _, stream := range p.Streams {
-		known = append(known, stream.Name)
+		if c.mayPush(stream.Name) == nil {
+			known = append(known, stream.Name)
+		}
 	}
-	for _, v := range p.Views {
-		if v.OnDemand == nil {
+	for _, v := range c.sees(p).Views {
+		if v.OnDemand == nil && c.mayPush(v.Stream) == nil {
 			known = append(known, v.Name)
 		}
 	}

@@ -67,7 +67,7 @@ func TestPush(t *testing.T) {
 func TestPushErrors(t *testing.T) {
 	f, topics := pushFixture(t, func(o *Options) {
 		o.Limits.PushRows = 2
-		o.Keys = []Key{{"all", "s3cret", []string{"*"}, []string{"*"}}, {"reads", "other", []string{"*"}, nil}}
+		o.Keys = []Key{{"all", "s3cret", []string{"*"}, []string{"*"}}, {"reads", "other", []string{"*"}, nil}, {"few", "few", []string{"short"}, []string{"thing"}}}
 	})
 	row := `{"push_source_name":"thing","df":{"a":["k"],"b":[1],` + frame + `}`
 	schema := answerSchema(t, "Error")
@@ -117,6 +117,10 @@ func TestPushErrors(t *testing.T) {
 		if w := f.ask("POST", "/push", row+"}", c.headers...); w.Code != c.status || !strings.Contains(w.Body.String(), `"code":"`+c.code+`"`) {
 			t.Errorf("%s: %d %s", c.name, w.Code, w.Body)
 		}
+	}
+	unknown := f.ask("POST", "/push", strings.Replace(row, "thing", "things", 1)+"}", "Authorization", "Bearer few")
+	if !strings.Contains(unknown.Body.String(), `"known":["short","thing"]`) {
+		t.Errorf("a key that may push to one stream and read one view is told of %s", unknown.Body)
 	}
 	if there, _ := filepath.Glob(filepath.Join(topics, "*")); len(there) > 0 {
 		t.Errorf("something was produced: %v", there)

@@ -115,6 +115,7 @@ func newFixture(t *testing.T, address string, change func(*Options)) *fixture {
 	f.run = runID(t, f.redis)
 	o := Options{Project: f.project, Client: online.NewClient(f.store, f.project, func() time.Time { return now }), Say: f.said.say}
 	t.Cleanup(func() { o.Client.Close() })
+	o.Limits.Ready = time.Nanosecond // readiness is asked for each time
 	if change != nil {
 		change(&o)
 	}
@@ -270,6 +271,38 @@ func TestReady(t *testing.T) {
 			t.Errorf("ready: %d %s", status, got)
 		}
 	})
+}
+
+// However many ask whether views can be read, Redis is asked of each once in a while.
+func TestReadyAsksOnce(t *testing.T) {
+	m := miniredis.RunT(t)
+	f := newFixture(t, m.Addr(), func(o *Options) { o.Limits.Ready = time.Minute }).filled()
+	before := m.CommandCount()
+	var asking sync.WaitGroup
+	for range 200 {
+		asking.Go(func() {
+			if w := f.ask("GET", "/ready", ""); w.Code != http.StatusOK {
+				t.Errorf("%d %s", w.Code, w.Body)
+			}
+		})
+	}
+	asking.Wait()
+	// HELLO, CLIENT and INFO of a connection a view, and HGETALL of each.
+	if asked := m.CommandCount() - before; asked < 2 || asked > 20 {
+		t.Errorf("Redis was asked %d times", asked)
+	}
+	m.Close()
+	if w := f.ask("GET", "/ready", ""); w.Code != http.StatusOK {
+		t.Errorf("within the time for which it is good: %d %s", w.Code, w.Body)
+	}
+	f.server.readiness.until = time.Time{}
+	if w := f.ask("GET", "/ready", ""); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("after it: %d %s", w.Code, w.Body)
+	}
+	close(f.server.stopping)
+	if w := f.ask("GET", "/ready", ""); !strings.Contains(w.Body.String(), `"status":"stopping"`) {
+		t.Errorf("once it is to end: %s", w.Body)
+	}
 }
 
 // A server ends once it is told to, and not before the requests on their way are answered.

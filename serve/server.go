@@ -38,6 +38,7 @@ type Limits struct {
 	Body       time.Duration // within which header and body are to come. Default 10 s
 	Write      time.Duration // within which an answer is to be taken, from the end of the header on. Default 15 s
 	Idle       time.Duration // after which a connection without requests is ended. Default 2 min
+	Ready      time.Duration // for which /ready answers what it has found. Default 1 s
 	Drain      time.Duration // for which requests that are on their way are waited for at the end. Default 10 s
 }
 
@@ -56,6 +57,7 @@ func (l *Limits) setDefaults() {
 	set(&l.Body, 10*time.Second)
 	set(&l.Write, 15*time.Second)
 	set(&l.Idle, 2*time.Minute)
+	set(&l.Ready, time.Second)
 	set(&l.Drain, 10*time.Second)
 }
 
@@ -78,8 +80,8 @@ type Options struct {
 	Producer Producer
 	// Datasets builds training sets; nil refuses to.
 	Datasets *Datasets
-	// Log is asked once a request whether what it is served is to be logged; what it gives then takes it. nil logs nothing.
-	Log func() func(Served)
+	// Log takes what is served; nil logs nothing.
+	Log *FeatureLog
 }
 
 // Served is what was answered to a request for features.
@@ -102,6 +104,7 @@ type Server struct {
 	joinKeys, requestColumns map[string]bool
 	metrics                  metrics
 	builds                   builds
+	readiness                readiness
 	stopping                 chan struct{} // closed once the server is to end
 }
 
@@ -310,34 +313,65 @@ func (s *Server) health(w http.ResponseWriter, _ *http.Request, _ *caller) error
 	return nil
 }
 
+// readiness is what /ready has found last. Whoever asks while Redis is asked waits for what that gives, so that however many ask,
+// Redis is asked once in a while.
+type readiness struct {
+	mu    sync.Mutex
+	until time.Time // it is good for
+	ready bool
+	views []byte // as JSON
+}
+
 // ready answers whether every view can be read.
 func (s *Server) ready(w http.ResponseWriter, r *http.Request, _ *caller) error {
-	ctx, cancel := context.WithTimeout(r.Context(), s.Limits.Timeout)
-	defer cancel()
+	ready, views := s.askReady(context.WithoutCancel(r.Context())) // others are answered the same
 	status, state := http.StatusOK, "ready"
-	b := []byte(`,"views":[`)
-	for i, v := range s.Client.Views() {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = append(appendQuoted(append(b, `{"name":`...), v), `,"ready":`...)
-		err := s.Client.Ready(ctx, v)
-		b = strconv.AppendBool(b, err == nil)
-		if err != nil {
-			e := explain(err)
-			status, state = http.StatusServiceUnavailable, "not ready"
-			b = appendQuoted(append(b, `,"code":`...), e.Code)
-			b = appendQuoted(append(b, `,"message":`...), e.Message)
-		}
-		b = append(b, '}')
+	if !ready {
+		status, state = http.StatusServiceUnavailable, "not ready"
 	}
 	select {
 	case <-s.stopping:
 		status, state = http.StatusServiceUnavailable, "stopping"
 	default:
 	}
-	writeJSON(w, status, append(append(appendQuoted([]byte(`{"status":`), state), b...), "]}\n"...))
+	writeJSON(w, status, slices.Concat(appendQuoted([]byte(`{"status":`), state), []byte(`,"views":[`), views, []byte("]}\n")))
 	return nil
+}
+
+// askReady asks of all views at once whether they can be read, unless that is known.
+func (s *Server) askReady(ctx context.Context) (ready bool, views []byte) {
+	known := &s.readiness
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	if time.Now().Before(known.until) {
+		return known.ready, known.views
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.Limits.Timeout)
+	defer cancel()
+	names := s.Client.Views()
+	failed := make([]error, len(names))
+	var asking sync.WaitGroup
+	for i, v := range names {
+		asking.Go(func() { failed[i] = s.Client.Ready(ctx, v) })
+	}
+	asking.Wait()
+	ready = true
+	for i, v := range names {
+		if i > 0 {
+			views = append(views, ',')
+		}
+		views = append(appendQuoted(append(views, `{"name":`...), v), `,"ready":`...)
+		views = strconv.AppendBool(views, failed[i] == nil)
+		if failed[i] != nil {
+			ready = false
+			e := explain(failed[i])
+			views = appendQuoted(append(views, `,"code":`...), e.Code)
+			views = appendQuoted(append(views, `,"message":`...), e.Message)
+		}
+		views = append(views, '}')
+	}
+	known.until, known.ready, known.views = time.Now().Add(s.Limits.Ready), ready, views
+	return ready, views
 }
 
 // Run serves what a listener accepts until ctx is done; then it takes no new connections, and waits for the requests that are on

@@ -14,7 +14,7 @@ import (
 )
 
 // logFeatures logs a share of what is served in the lake. end writes what is left, once the server has ended.
-func (a *app) logFeatures(ctx context.Context, p *feature.Project, store *online.Store, rate float64) (sample func() func(serve.Served), end func() error, err error) {
+func (a *app) logFeatures(ctx context.Context, p *feature.Project, store *online.Store, rate float64) (log *serve.FeatureLog, end func() error, err error) {
 	l, err := openLake(ctx, p)
 	if err != nil {
 		return nil, nil, err
@@ -27,7 +27,7 @@ func (a *app) logFeatures(ctx context.Context, p *feature.Project, store *online
 	running, stop := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the server
 	ended := make(chan error, 1)
 	go func() { ended <- f.Run(running) }()
-	return f.Sample, func() error {
+	return f, func() error {
 		stop()
 		err := errors.Join(<-ended, l.Close())
 		a.say("%s of what was served logged, %s dropped", count(f.Logged(), "row"), count(f.Dropped(), "request"))
