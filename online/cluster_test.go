@@ -338,6 +338,39 @@ func TestFailover(t *testing.T) {
 	}
 }
 
+// Keys are listed whole, or not at all: while slots are being moved a listing gives up.
+func TestListingWhileSlotsMove(t *testing.T) {
+	servers, address := startCluster(t, 3, 0)
+	s := openStore(t, address)
+	w := newLiveWorld(t, s)
+	w.commit(w.batch(w.topic(0), 50, false))
+	w.build()
+	ctx := context.Background()
+	list := func() (int, error) {
+		found := 0
+		err := s.eachMatch(ctx, globEscape(s.project)+":*", func(keys []string) error {
+			found += len(keys)
+			return nil
+		})
+		return found, err
+	}
+	want := len(keys(t, s, s.project+":*"))
+	if n, err := list(); err != nil || n != want {
+		t.Errorf("%d keys are listed, want %d: %v", n, want, err)
+	}
+	cli(t, "-p", servers[1].port, "cluster", "setslot", "0", "importing", servers[0].id())
+	cli(t, "-p", servers[0].port, "cluster", "setslot", "0", "migrating", servers[1].id())
+	if _, err := list(); !errors.Is(err, errMoving) {
+		t.Errorf("while a slot is being moved: %v", err)
+	}
+	for _, one := range servers[:2] {
+		cli(t, "-p", one.port, "cluster", "setslot", "0", "stable")
+	}
+	if n, err := list(); err != nil || n != want {
+		t.Errorf("afterwards %d keys are listed, want %d: %v", n, want, err)
+	}
+}
+
 // A replica is not written to, nor read.
 func TestReplica(t *testing.T) {
 	master := startServer(t)
