@@ -53,7 +53,15 @@ columns:
 // startServer serves a project until the test ends, and gives its address.
 func startServer(t *testing.T, dir string) string {
 	t.Helper()
-	c := exec.CommandContext(t.Context(), bin, "serve", "--addr", "127.0.0.1:0")
+	address, _ := startServing(t, dir)
+	return address
+}
+
+// startServing is startServer, by a command that runs the one behind it, if any is given, and gives the process, too.
+func startServing(t *testing.T, dir string, by ...string) (address string, process *os.Process) {
+	t.Helper()
+	args := append(by, bin, "serve", "--addr", "127.0.0.1:0")
+	c := exec.CommandContext(t.Context(), args[0], args[1:]...)
 	c.Dir = dir
 	said, err := c.StderrPipe()
 	if err != nil {
@@ -63,7 +71,6 @@ func startServer(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	lines := bufio.NewReader(said)
-	var address string
 	for address == "" {
 		line, err := lines.ReadString('\n')
 		if err != nil {
@@ -81,7 +88,7 @@ func startServer(t *testing.T, dir string) string {
 		<-ended
 		_ = c.Wait()
 	})
-	return address
+	return address, c.Process
 }
 
 // push pushes rows under a key, and gives status and answer.
