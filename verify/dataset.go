@@ -79,10 +79,20 @@ type trainingCard struct {
 		AtLabelTime string     `json:"at_label_time"`
 		// JoinKeys are the label columns of join keys that have other names.
 		JoinKeys map[string]string `json:"join_keys"`
+		Outcomes []string          `json:"outcomes"`
+		Sample   string            `json:"sample"`
+		Split    string            `json:"split"`
+		Seed     int64             `json:"seed"`
 	} `json:"request"`
 	Labels struct {
-		Path   string `json:"path"`
-		SHA256 string `json:"sha256"`
+		Path      string        `json:"path"`
+		SHA256    string        `json:"sha256"`
+		Read      int64         `json:"read"`
+		LeftOut   int64         `json:"left_out"`
+		Unsampled int64         `json:"unsampled"`
+		Rows      int64         `json:"rows"`
+		Outcomes  []cardOutcome `json:"outcomes"`
+		Parts     []cardPart    `json:"parts"`
 	} `json:"labels"`
 	Features []struct {
 		Column string `json:"column"`
@@ -94,16 +104,32 @@ type trainingCard struct {
 	Tables      map[string]lake.Pin  `json:"tables"`
 }
 
+type cardOutcome struct {
+	Column        string     `json:"column"`
+	CompleteUntil *time.Time `json:"complete_until"`
+	LeftOut       int64      `json:"left_out"`
+	True          int64      `json:"true"`
+}
+
+type cardPart struct {
+	Part string `json:"part"`
+	Rows int64  `json:"rows"`
+}
+
 // datasetCheck is the verification of a training set on its way.
 type datasetCheck struct {
-	lake    *lake.Lake
-	card    trainingCard
-	project *feature.Project // of the card
-	options DatasetOptions
-	db      *sql.DB
-	report  *DatasetReport
-	views   []*viewCheck
-	demands []*demandCheck
+	lake     *lake.Lake
+	card     trainingCard
+	project  *feature.Project // of the card
+	options  DatasetOptions
+	db       *sql.DB
+	report   *DatasetReport
+	columns  []sql.Column // of the training set
+	views    []*viewCheck
+	demands  []*demandCheck
+	outcomes []*outcomeCheck
+	split    feature.Split
+	labelsAt labelsAt
 }
 
 // Dataset recomputes rows of a training set from the logs that its card (JSON) names, and compares. What a label sees is
@@ -131,11 +157,17 @@ func Dataset(ctx context.Context, l *lake.Lake, today *feature.Project, card []b
 	if err := c.plan(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.labelsFile(); err != nil {
-		return nil, err
-	}
 	if err := c.size(ctx); err != nil {
 		return nil, err
+	}
+	if err := c.labelsFile(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.choice(ctx); err != nil {
+		return nil, err
+	}
+	if _, ok := c.splitColumns(); !ok {
+		c.report.Skipped = append(c.report.Skipped, feature.SplitColumn)
 	}
 	rows := c.sample()
 	for done := 0; done < len(rows); done += sampleRowsMax {
@@ -144,6 +176,9 @@ func Dataset(ctx context.Context, l *lake.Lake, today *feature.Project, card []b
 			return nil, err
 		}
 	}
+	if err := c.wholeSet(ctx); err != nil {
+		return nil, err
+	}
 	if err := c.wholeFile(ctx); err != nil {
 		return nil, err
 	}
@@ -151,8 +186,11 @@ func Dataset(ctx context.Context, l *lake.Lake, today *feature.Project, card []b
 	return c.report, nil
 }
 
-// plan finds the views of the features, and opens their logs as they were.
+// plan finds the views of the features and the streams of the outcomes, and opens their logs as they were.
 func (c *datasetCheck) plan(ctx context.Context) error {
+	if err := c.planOutcomes(ctx); err != nil {
+		return err
+	}
 	for i, text := range c.card.Request.Features {
 		ref, err := feature.ParseRef(text)
 		if err != nil {
@@ -214,15 +252,23 @@ func (c *datasetCheck) recomputable(v *feature.View) bool {
 	return s != nil && c.project.Entity(v.Entity) != nil
 }
 
-// labelsFile holds the file of the labels against the card.
-func (c *datasetCheck) labelsFile() error {
-	if c.card.Labels.Path == "" || c.card.Labels.Path == "-" {
+// labelsAt is where the labels are, as a relation of DuckDB.
+type labelsAt struct {
+	scan    sql.Fragment // "" where they can't be compared
+	changed bool         // since the training set was made of them
+	taken   []int64      // of each row the number of its label, from 0; nil where they are the same
+}
+
+// labelsFile finds the labels, and holds their file against the card.
+func (c *datasetCheck) labelsFile(ctx context.Context) error {
+	path := c.card.Labels.Path
+	if path == "" || path == "-" {
 		c.report.Notes = append(c.report.Notes, "the labels came from no file, so they weren't compared")
 		return nil
 	}
-	f, err := os.Open(c.card.Labels.Path)
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		c.report.Notes = append(c.report.Notes, fmt.Sprintf("the labels are gone from %s, so they weren't compared", c.card.Labels.Path))
+		c.report.Notes = append(c.report.Notes, fmt.Sprintf("the labels are gone from %s, so they weren't compared", path))
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("open the labels: %w", err)
@@ -230,10 +276,23 @@ func (c *datasetCheck) labelsFile() error {
 	defer f.Close()
 	sum := sha256.New()
 	if _, err := io.Copy(sum, f); err != nil {
-		return fmt.Errorf("read the labels %s: %w", c.card.Labels.Path, err)
+		return fmt.Errorf("read the labels %s: %w", path, err)
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != c.card.Labels.SHA256 {
-		c.report.add(DatasetFinding{Text: "the labels " + c.card.Labels.Path + " have changed: their sha256", Want: c.card.Labels.SHA256, Got: got})
+		c.labelsAt.changed = true
+		c.report.add(DatasetFinding{Text: "the labels " + path + " have changed: their sha256", Want: c.card.Labels.SHA256, Got: got})
+	}
+	args := sql.Args{"path": sql.Path(path)}
+	switch lower := strings.ToLower(path); {
+	case strings.HasSuffix(lower, ".parquet"):
+		c.labelsAt.scan = sql.Fragment(sql.Render("read_parquet({path}, hive_partitioning = false)", args))
+	case strings.HasSuffix(lower, ".csv"), strings.HasSuffix(lower, ".csv.gz"):
+		if args["types"], err = c.csvTexts(ctx); err != nil {
+			return err
+		}
+		c.labelsAt.scan = sql.Fragment(sql.Render("read_csv({path}, header = true, sample_size = -1, hive_partitioning = false{types})", args))
+	default:
+		c.report.Notes = append(c.report.Notes, fmt.Sprintf("the labels %s are neither Parquet nor CSV, so they weren't compared", path))
 	}
 	return nil
 }
@@ -243,7 +302,10 @@ func (c *datasetCheck) size(ctx context.Context) error {
 	if !strings.HasSuffix(strings.ToLower(c.options.File), ".parquet") {
 		return fmt.Errorf("the training set %s is no Parquet file, the one kind that is verified", c.options.File)
 	}
-	err := c.db.QueryRow(ctx, sql.Render("SELECT count(*) FROM read_parquet({file})", sql.Args{"file": sql.Path(c.options.File)}), nil, &c.report.Rows)
+	err := c.db.QueryRow(ctx, "SELECT count(*) FROM "+string(c.set()), nil, &c.report.Rows)
+	if err == nil {
+		c.columns, err = c.db.Columns(ctx, "SELECT * EXCLUDE (file_row_number) FROM "+string(c.set()))
+	}
 	if err != nil {
 		return fmt.Errorf("read the training set: %w", err)
 	}
@@ -251,6 +313,19 @@ func (c *datasetCheck) size(ctx context.Context) error {
 		c.report.add(DatasetFinding{Text: "the number of rows", Want: fmt.Sprint(c.card.Rows), Got: fmt.Sprint(c.report.Rows)})
 	}
 	return nil
+}
+
+// set is the training set, whose column file_row_number is the number of the row.
+func (c *datasetCheck) set() sql.Fragment {
+	return sql.Fragment(sql.Render("read_parquet({file}, file_row_number = true, hive_partitioning = false)", sql.Args{"file": sql.Path(c.options.File)}))
+}
+
+// typeOf is the type of a column of the training set, "" where it has none of that name.
+func (c *datasetCheck) typeOf(name string) string {
+	if i := slices.IndexFunc(c.columns, func(o sql.Column) bool { return o.Name == name }); i >= 0 {
+		return c.columns[i].Type
+	}
+	return ""
 }
 
 // sampleRowsMax bounds the rows that are recomputed at once, and with them the memory it takes.
@@ -304,6 +379,14 @@ func (c *datasetCheck) rows(ctx context.Context, rows []int64) error {
 		if err := d.check(ctx); err != nil {
 			return fmt.Errorf("recompute feature view %s: %w", d.view.Name, err)
 		}
+	}
+	for _, o := range c.outcomes {
+		if err := o.check(ctx); err != nil {
+			return fmt.Errorf("recompute outcome %s: %w", o.label.Name, err)
+		}
+	}
+	if err := c.parts(ctx); err != nil {
+		return fmt.Errorf("recompute the split: %w", err)
 	}
 	c.report.Checked += int64(len(rows))
 	return nil

@@ -77,8 +77,7 @@ func (v *viewCheck) last(changes []*logged, at int64, column string) *logged {
 		if !v.sees(r, at) {
 			continue
 		}
-		patch := v.stream.Payload == feature.PatchPayload && !r.deleted && r.present != nil && !slices.Contains(v.stream.Key, column)
-		if patch && !slices.Contains(r.present, any(column)) {
+		if v.stream.Payload == feature.PatchPayload && !r.deleted && !v.carries(r, column) {
 			continue
 		}
 		if last == nil || r.after(last) {
@@ -86,6 +85,11 @@ func (v *viewCheck) last(changes []*logged, at int64, column string) *logged {
 		}
 	}
 	return last
+}
+
+// carries reports whether a change of a patch stream that is no delete carried a column. Each carries the key.
+func (v *viewCheck) carries(r *logged, column string) bool {
+	return r.present == nil || slices.Contains(v.stream.Key, column) || slices.Contains(r.present, any(column))
 }
 
 // windows recomputes a windowed view: each aggregate over the events that the label sees, from the hop on that holds the

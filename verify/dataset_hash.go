@@ -22,19 +22,26 @@ func (c *datasetCheck) wholeFile(ctx context.Context) error {
 	if c.report.Total > 0 {
 		return nil
 	}
-	scan := sql.Render("read_parquet({file}, file_row_number = true, hive_partitioning = false)", sql.Args{"file": sql.Path(c.options.File)})
-	columns, err := c.db.Columns(ctx, "SELECT * EXCLUDE (file_row_number) FROM "+scan)
+	got, err := c.rowsHash(ctx)
 	if err != nil {
-		return fmt.Errorf("read the training set: %w", err)
+		return fmt.Errorf("hash the rows of the training set: %w", err)
 	}
+	if got != c.card.RowsHash {
+		c.report.add(DatasetFinding{Text: "the hash of all rows: something was altered that isn't recomputed, or wasn't this time", Want: c.card.RowsHash, Got: got})
+	}
+	return nil
+}
+
+// rowsHash is the hash of all rows of the training set.
+func (c *datasetCheck) rowsHash(ctx context.Context) (string, error) {
 	items := []sql.Fragment{"file_row_number"}
-	for _, column := range columns {
+	for _, column := range c.columns {
 		if !slices.Contains(c.card.Unhashed, column.Name) {
 			items = append(items, hashedAs(column))
 		}
 	}
 	sum := new(big.Int)
-	err = c.db.Arrow(ctx, "SELECT "+string(sql.Join(", ", items))+" FROM "+scan, func(r array.RecordReader) error {
+	err := c.db.Arrow(ctx, "SELECT "+string(sql.Join(", ", items))+" FROM "+string(c.set()), func(r array.RecordReader) error {
 		var row bytes.Buffer
 		for r.Next() {
 			batch := r.RecordBatch()
@@ -51,13 +58,10 @@ func (c *datasetCheck) wholeFile(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("hash the rows of the training set: %w", err)
+		return "", err
 	}
 	sum.Mod(sum, new(big.Int).Lsh(big.NewInt(1), 128))
-	if got := fmt.Sprintf("xxh3:%032x", sum); got != c.card.RowsHash {
-		c.report.add(DatasetFinding{Text: "the hash of all rows: something was altered that isn't recomputed, or wasn't this time", Want: c.card.RowsHash, Got: got})
-	}
-	return nil
+	return fmt.Sprintf("xxh3:%032x", sum), nil
 }
 
 // hashedAs is a column as its values go into the hash.

@@ -43,72 +43,55 @@ func (v *viewCheck) keyColumns() []string {
 
 // label is a row of the training set, as one view sees it.
 type label struct {
-	row int64
-	key string // "" where a part of it is null
-	at  *int64 // microseconds since 1970 UTC
-	got []any  // by feature
+	row   int64
+	key   string // "" where a part of it is null, or none of the stream's type
+	keyed bool   // whether no part of the key is null
+	at    *int64 // microseconds since 1970 UTC
+	got   []any  // by feature
 }
 
-// pick makes the table picked of the rows with these numbers; their column loam_row is the number.
+// pick makes the table picked of the rows with these numbers; their column loam_row is the number, and loam_label that of the
+// row's label.
 func (c *datasetCheck) pick(ctx context.Context, rows []int64) error {
-	numbers := make([]sql.Fragment, len(rows))
+	numbers, taken := make([]sql.Fragment, len(rows)), make([]sql.Fragment, len(rows))
 	for i, r := range rows {
 		numbers[i] = sql.Fragment(fmt.Sprint(r))
+		taken[i] = numbers[i]
+		if labels := c.labelsAt.taken; int(r) < len(labels) { // a row beyond has no label, and compares with none
+			taken[i] = sql.Fragment(fmt.Sprint(labels[r]))
+		} else if labels != nil {
+			taken[i] = "NULL"
+		}
 	}
 	err := c.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP TABLE picked AS SELECT * RENAME (file_row_number AS loam_row) "+
-		"FROM read_parquet({file}, file_row_number = true, hive_partitioning = false) WHERE file_row_number IN (SELECT unnest([{rows}]::BIGINT[]))",
-		sql.Args{"file": sql.Path(c.options.File), "rows": sql.Join(", ", numbers)}))
+		"FROM {set} JOIN (SELECT unnest([{rows}]::BIGINT[]) AS file_row_number, unnest([{taken}]::BIGINT[]) AS loam_label) USING (file_row_number)",
+		sql.Args{"set": c.set(), "rows": sql.Join(", ", numbers), "taken": sql.Join(", ", taken)}))
 	if err != nil {
 		return fmt.Errorf("read the training set: %w", err)
 	}
 	return nil
 }
 
-// passedThrough holds the labels' own columns against the labels, whose rows stand in the same order.
+// passedThrough holds the labels' own columns against the labels, which stand in the same order.
 func (c *datasetCheck) passedThrough(ctx context.Context) error {
-	var scan sql.Fragment
-	path := sql.Args{"path": sql.Path(c.card.Labels.Path)}
-	switch lower := strings.ToLower(c.card.Labels.Path); {
-	case len(c.report.Notes) > 0: // they are gone, or others
-		return nil
-	case strings.HasSuffix(lower, ".parquet"):
-		scan = sql.Fragment(sql.Render("read_parquet({path}, hive_partitioning = false)", path))
-	case strings.HasSuffix(lower, ".csv"), strings.HasSuffix(lower, ".csv.gz"):
-		types, err := c.csvTexts(ctx)
-		if err != nil {
-			return err
-		}
-		path["types"] = types
-		scan = sql.Fragment(sql.Render("read_csv({path}, header = true, sample_size = -1, hive_partitioning = false{types})", path))
-	default:
-		return nil
-	}
-	var read int64
-	if err := c.db.QueryRow(ctx, "SELECT count(*) FROM "+string(scan), nil, &read); err != nil {
-		return fmt.Errorf("read the labels: %w", err)
-	}
-	if read != c.card.Rows { // their rows are numbered otherwise
-		c.report.Notes = append(c.report.Notes, fmt.Sprintf("there are %d labels, and the card says %d rows, so their columns weren't compared", read, c.card.Rows))
+	scan := c.labelsAt.scan
+	if scan == "" {
 		return nil
 	}
 	columns, err := c.db.Columns(ctx, "SELECT * FROM "+string(scan))
 	if err != nil {
 		return fmt.Errorf("read the labels: %w", err)
 	}
-	picked, err := c.db.Columns(ctx, "SELECT * FROM picked")
-	if err != nil {
-		return err
-	}
 	for _, column := range columns {
-		i := slices.IndexFunc(picked, func(p sql.Column) bool { return p.Name == column.Name })
-		if i < 0 {
+		typ := c.typeOf(column.Name)
+		if typ == "" {
 			c.report.add(DatasetFinding{Column: column.Name, Text: "the training set lacks a column of the labels"})
 			continue
 		}
 		rows, err := c.db.Query(ctx, sql.Render("SELECT p.loam_row, TRY_CAST(l.{c} AS {type})::VARCHAR, p.{c}::VARCHAR "+
-			"FROM picked p LEFT JOIN (SELECT *, row_number() OVER () - 1 AS loam_row FROM {scan}) l USING (loam_row) "+
+			"FROM picked p LEFT JOIN (SELECT *, row_number() OVER () - 1 AS loam_label FROM {scan}) l USING (loam_label) "+
 			"WHERE TRY_CAST(l.{c} AS {type}) IS DISTINCT FROM p.{c} ORDER BY p.loam_row",
-			sql.Args{"c": sql.Ident(column.Name), "type": sql.Fragment(picked[i].Type), "scan": scan}))
+			sql.Args{"c": sql.Ident(column.Name), "type": sql.Fragment(typ), "scan": scan}))
 		if err != nil {
 			return fmt.Errorf("compare the labels: %w", err)
 		}
@@ -137,13 +120,9 @@ func (c *datasetCheck) csvTexts(ctx context.Context) (sql.Fragment, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the labels: %w", err)
 	}
-	picked, err := c.db.Columns(ctx, "SELECT * FROM picked")
-	if err != nil {
-		return "", err
-	}
 	var types []sql.Fragment
 	for _, column := range columns {
-		if slices.Contains(picked, sql.Column{Name: column.Name, Type: "VARCHAR"}) {
+		if c.typeOf(column.Name) == "VARCHAR" {
 			types = append(types, sql.Literal(column.Name)+": 'VARCHAR'")
 		}
 	}
@@ -162,30 +141,22 @@ func orNull(text *string) string {
 
 // labels reads the picked rows: keys by the types of the stream, times, and the values to be checked.
 func (v *viewCheck) labels(ctx context.Context) ([]*label, error) {
-	columns, err := v.db.Columns(ctx, "SELECT * FROM picked")
-	if err != nil {
-		return nil, err
-	}
 	need := slices.Concat(v.keyColumns(), []string{v.card.Request.TimeColumn})
 	for _, f := range v.features {
 		if f.column != "" {
 			need = append(need, f.column)
 		}
 	}
-	for _, name := range need {
-		if !slices.ContainsFunc(columns, func(c sql.Column) bool { return c.Name == name }) {
-			return nil, fmt.Errorf("it has no column %s", name)
-		}
+	if err := v.need(need); err != nil {
+		return nil, err
 	}
-	at := sql.Ident(v.card.Request.TimeColumn)
-	if i := slices.IndexFunc(columns, func(c sql.Column) bool { return c.Name == v.card.Request.TimeColumn }); columns[i].Type == "VARCHAR" {
-		at = "TRY_CAST(" + at + " AS TIMESTAMPTZ)"
-	}
-	items := []sql.Fragment{"loam_row", at}
+	items, keyed := []sql.Fragment{"loam_row", v.moment(v.typeOf(v.card.Request.TimeColumn))}, []sql.Fragment{"true"}
 	for _, k := range v.joinKeys {
 		column, _ := v.stream.Column(k)
 		items = append(items, "TRY_CAST("+sql.Ident(v.labelColumn(k))+" AS "+sql.Fragment(column.Type.SQL())+")")
+		keyed = append(keyed, sql.Ident(v.labelColumn(k))+" IS NOT NULL")
 	}
+	items = append(items, sql.Join(" AND ", keyed))
 	for _, f := range v.features {
 		column := sql.Fragment("NULL")
 		if f.column != "" {
@@ -194,11 +165,12 @@ func (v *viewCheck) labels(ctx context.Context) ([]*label, error) {
 		items = append(items, column+"::"+sql.Fragment(f.typ.SQL()))
 	}
 	var all []*label
-	err = v.db.Arrow(ctx, "SELECT "+string(sql.Join(", ", items))+" FROM picked ORDER BY loam_row", func(r array.RecordReader) error {
+	err := v.db.Arrow(ctx, "SELECT "+string(sql.Join(", ", items))+" FROM picked ORDER BY loam_row", func(r array.RecordReader) error {
 		for r.Next() {
 			batch := r.RecordBatch()
 			for i := range int(batch.NumRows()) {
 				l := &label{row: batch.Column(0).(*array.Int64).Value(i)}
+				var err error
 				if l.at, err = timeOf(batch.Column(1), i); err != nil {
 					return err
 				}
@@ -207,8 +179,9 @@ func (v *viewCheck) labels(ctx context.Context) ([]*label, error) {
 					parts[n] = arrowValue(batch.Column(2+n), i)
 				}
 				l.key = keyOf(parts)
+				l.keyed = arrowValue(batch.Column(2+len(parts)), i).(bool)
 				for n := range v.features {
-					l.got = append(l.got, arrowValue(batch.Column(2+len(parts)+n), i))
+					l.got = append(l.got, arrowValue(batch.Column(3+len(parts)+n), i))
 				}
 				all = append(all, l)
 			}
@@ -216,6 +189,25 @@ func (v *viewCheck) labels(ctx context.Context) ([]*label, error) {
 		return nil
 	})
 	return all, err
+}
+
+// need makes an error of a column that the training set lacks.
+func (c *datasetCheck) need(columns []string) error {
+	for _, name := range columns {
+		if c.typeOf(name) == "" {
+			return fmt.Errorf("it has no column %s", name)
+		}
+	}
+	return nil
+}
+
+// moment is the expression of a label's time, of a column of that type, for [timeOf].
+func (c *datasetCheck) moment(typ string) sql.Fragment {
+	at := sql.Ident(c.card.Request.TimeColumn)
+	if typ == "VARCHAR" {
+		at = "TRY_CAST(" + at + " AS TIMESTAMPTZ)"
+	}
+	return at
 }
 
 // timeOf is a label's time: without a zone it is UTC, and finer digits than microseconds are cut off.

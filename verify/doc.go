@@ -8,7 +8,7 @@
 // [Served] recomputes what the log of served features says was served, at the positions that it rests on.
 //
 // [Dataset] recomputes rows of a training set from the logs that its card names. There DuckDB evaluates expressions alone:
-// files are read by parquet-go, and what a label sees is found by loops.
+// files are read by parquet-go, and what a label sees is found by loops, as are outcomes, samples and splits.
 //
 // The package shares no code with what it checks: it doesn't import scd or pit, and of lake and online it uses what reads tables
 // and hashes, not what derives them. Keys are taken bucket by bucket, so that memory is bounded whatever the size of a
