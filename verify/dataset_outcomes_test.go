@@ -80,6 +80,24 @@ func TestDatasetOutcomes(t *testing.T) {
 	}
 }
 
+// Of a key that can't be the stream's nothing came true, and of one that is null nothing is known.
+func TestDatasetOutcomesOfOtherKeys(t *testing.T) {
+	w := newDatasetWorld(t)
+	w.fill(random(t))
+	w.put("labels.csv", "id,part,when,y\na,x,2026-01-01T00:05:00Z,1\na,,2026-01-01T00:05:00Z,2\n")
+	card := w.build(feature.DatasetRequest{AsOf: feature.ServedClock, Outcomes: datasetOutcomes()[:1]})
+	if card.Rows != 2 || card.Labels.Outcomes[0].True != 0 {
+		t.Errorf("%d rows, %+v", card.Rows, card.Labels.Outcomes)
+	}
+	if report := w.verify(DatasetOptions{All: true}); !report.OK() || report.Checked != 2 {
+		t.Errorf("found %s", shown(report))
+	}
+	w.alter("SELECT * REPLACE (CASE file_row_number WHEN 1 THEN false END AS rose) FROM {rows}")
+	if report := w.verify(DatasetOptions{All: true}); report.Total != 2 || report.First[0].Want != "false" || report.First[1].Want != "null" {
+		t.Errorf("found %s", shown(report))
+	}
+}
+
 // edit changes the card.
 func (w *datasetWorld) edit(change func(card map[string]any)) {
 	w.t.Helper()
