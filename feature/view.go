@@ -211,3 +211,14 @@ func (p *Project) Unserved(v *View) string {
 	}
 	return ""
 }
+
+// ZeroWithoutEvents reports whether a feature is 0 for an entity that nothing is known of: counts and distincts, and over history changes
+// and times in a state.
+func (v *View) ZeroWithoutEvents(name string) bool {
+	for _, a := range v.Aggregates {
+		if slices.Contains(a.FeatureNames(), name) {
+			return slices.Contains([]Fn{Count, Distinct, Changes, TimeInState}, a.Fn)
+		}
+	}
+	return false
+}

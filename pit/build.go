@@ -179,8 +179,7 @@ func (b *build) join(ctx context.Context, out *output) error {
 	if err := b.watermarks(ctx); err != nil {
 		return err
 	}
-	partRows := b.partRows()
-	parts := max(int((b.labels.rows+partRows-1)/partRows), 1)
+	parts := b.parts()
 	steps := parts*(len(b.jobs)+1) + 1
 	done := 0
 	step := func(what string) {
@@ -188,30 +187,15 @@ func (b *build) join(ctx context.Context, out *output) error {
 		b.options.Step(what, done, steps)
 	}
 	for part := range parts {
-		if err := b.choose(ctx, int64(part)*partRows, int64(part+1)*partRows); err != nil {
-			return err
-		}
-		for _, j := range b.jobs {
-			step("joining " + j.view.Name)
-			if err := b.features(ctx, j); err != nil {
-				return fmt.Errorf("join feature view %s: %w", j.view.Name, err)
-			}
-			b.countDiffering(j)
-		}
-		if err := b.audited(); err != nil {
+		if err := b.joinPart(ctx, part, step); err != nil {
 			return err
 		}
 		step("writing " + filepath.Base(b.request.Out))
-		if err := b.assemble(ctx); err != nil {
-			return err
-		}
 		if err := out.add(ctx, b.db, b.row0); err != nil {
 			return err
 		}
-		for _, j := range b.jobs {
-			if err := b.db.Exec(ctx, sql.Render("DROP TABLE {table}", sql.Args{"table": sql.Ident(j.featureTable())})); err != nil {
-				return err
-			}
+		if err := b.dropFeatures(ctx); err != nil {
+			return err
 		}
 		if err := b.describe(ctx); err != nil {
 			return err
@@ -224,6 +208,41 @@ func (b *build) join(ctx context.Context, out *output) error {
 		return err
 	}
 	b.options.Step("done", steps, steps)
+	return nil
+}
+
+// parts is in how many parts the labels are worked on, one at least.
+func (b *build) parts() int {
+	rows := b.partRows()
+	return max(int((b.labels.rows+rows-1)/rows), 1)
+}
+
+// joinPart joins the features of a part of the labels, and makes the view assembled of it. Each view is a step.
+func (b *build) joinPart(ctx context.Context, part int, step func(what string)) error {
+	rows := b.partRows()
+	if err := b.choose(ctx, int64(part)*rows, int64(part+1)*rows); err != nil {
+		return err
+	}
+	for _, j := range b.jobs {
+		step("joining " + j.view.Name)
+		if err := b.features(ctx, j); err != nil {
+			return fmt.Errorf("join feature view %s: %w", j.view.Name, err)
+		}
+		b.countDiffering(j)
+	}
+	if err := b.audited(); err != nil {
+		return err
+	}
+	return b.assemble(ctx)
+}
+
+// dropFeatures drops the features of a part.
+func (b *build) dropFeatures(ctx context.Context) error {
+	for _, j := range b.jobs {
+		if err := b.db.Exec(ctx, sql.Render("DROP TABLE {table}", sql.Args{"table": sql.Ident(j.featureTable())})); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

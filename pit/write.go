@@ -2,7 +2,6 @@ package pit
 
 import (
 	"context"
-	"slices"
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/sql"
@@ -42,19 +41,8 @@ func (b *build) value(r feature.Ref) sql.Fragment {
 	view := b.project.View(r.View)
 	table := sql.Ident(featureTable(view))
 	value := table + "." + sql.Ident(r.Feature)
-	if zeroWithoutEvents(view, r.Feature) {
+	if view.ZeroWithoutEvents(r.Feature) {
 		value = "CASE WHEN " + table + ".label_row IS NULL THEN 0 ELSE " + value + " END"
 	}
 	return value
-}
-
-// zeroWithoutEvents reports whether a feature is 0 for an entity without events: counts and distincts, and over history changes
-// and times in a state.
-func zeroWithoutEvents(v *feature.View, name string) bool {
-	for _, a := range v.Aggregates {
-		if slices.Contains(a.FeatureNames(), name) {
-			return slices.Contains([]feature.Fn{feature.Count, feature.Distinct, feature.Changes, feature.TimeInState}, a.Fn)
-		}
-	}
-	return false
 }
