@@ -91,7 +91,7 @@ func addCost(d Definition) []string {
 	case d.Kind == StreamDefinition:
 		return []string{"creates its tables, or goes on with those that are there"}
 	case d.ofHistory():
-		return []string{"is for training sets alone: windows over history are not streamed"}
+		return []string{"is served online as of the last `loam materialize`: windows over history are not streamed"}
 	case d.served():
 		return []string{"is served online once a generation of it has been built: `loam materialize`, or the worker's next start"}
 	default:
@@ -112,7 +112,7 @@ func removeCost(d Definition) []string {
 
 // served reports whether the definition is of a view whose values are kept online: one on demand has none to keep.
 func (d Definition) served() bool {
-	return d.Kind == ViewDefinition && d.view().OnDemand == nil && !d.ofHistory()
+	return d.Kind == ViewDefinition && d.view().OnDemand == nil
 }
 
 // ofHistory reports whether the definition is of a view windowed over history.

@@ -13,7 +13,7 @@ type ServedRow struct {
 	Values     []*string // by feature, as text: docs/redis.md; nil where no value was served
 	Statuses   []string  // by feature
 	Order      string    // the guard _v that was seen, "" without one
-	// Guards are further guards that were seen: of a patch stream by column, and _d; of a windowed view by source.
+	// Guards are further guards that were seen: of a patch stream by column, and _d; of a windowed view by source; of values as of an instant as_of alone.
 	Guards map[string]string
 	// Marks are the offsets up to which Redis was written, at the read or before it. Nil where they were not known.
 	Marks map[Partition]int64

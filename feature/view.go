@@ -49,7 +49,7 @@ const (
 	Distinct Fn = "distinct" // exact, at most DistinctMax values a window
 )
 
-// Aggregate functions of windowed views over the history of a state stream, which training sets alone have. A version
+// Aggregate functions of windowed views over the history of a state stream. A version
 // begins where a tracked column changes, or the one column that the aggregate names, and where the entity comes into being.
 const (
 	Changes         Fn = "changes"           // versions that began in the window
@@ -200,16 +200,19 @@ func (a Aggregate) Type(s *Stream) Type {
 	return c.Type
 }
 
-// Unserved says why there are no values of a view in the online store, such as "views windowed over history are for training sets
-// alone"; "" where it has some.
+// Unserved says why there are no values of a view in the online store, such as "a view on demand has no values of its own"; "" where
+// it has some.
 func (p *Project) Unserved(v *View) string {
-	switch {
-	case v.OnDemand != nil:
+	if v.OnDemand != nil {
 		return "a view on demand has no values of its own, they are computed when they are asked for"
-	case v.Windowed() && p.Stream(v.Stream).Kind == StateStream:
-		return "views windowed over history are for training sets alone"
 	}
 	return ""
+}
+
+// OverHistory reports whether a view is windowed over the history of a state stream. Its values are materialized as of an instant, and no
+// change is written to them as it comes.
+func (p *Project) OverHistory(v *View) bool {
+	return v.Windowed() && p.Stream(v.Stream).Kind == StateStream
 }
 
 // ZeroWithoutEvents reports whether a feature is 0 for an entity that nothing is known of: counts and distincts, and over history changes

@@ -22,6 +22,7 @@ const (
 	propertyHold    = "loam.hold"    // other writers wait until then, microseconds since 1970, unless it is removed before
 	propertyRewind  = "loam.rewind"  // of a log: the rewind that was the last, as JSON
 	propertyRedrive = "loam.redrive" // the redrive that was the last, as JSON; see Redrive
+	propertyAsOf    = "loam.as_of."  // + <view>, of a log: the instant that the view is served as of, RFC 3339; see Lake.Freeze
 	propertyStream  = "loam.stream"  // of a log or a history: what of its stream's definitions it rests on, as JSON
 	summaryCommit   = "loam.commit"  // id of the commit
 	summaryOffsets  = "loam.offsets" // {"<topic>.<partition>": next offset} that the commit moved

@@ -22,6 +22,8 @@ type Reading struct {
 	// declared is how many of the stream's columns its definition has; those behind are of definitions before.
 	declared int
 
+	ingested *int64 // the log has what was ingested by then alone, microseconds since 1970; nil for all
+
 	files iceberg.BooleanExpression // which files may hold the entity that the reading is of; nil for all entities
 	rows  sql.Fragment              // which rows are the entity's
 }
@@ -150,6 +152,18 @@ func (r *Reading) Spanning(s Span) *Reading {
 	return &narrow
 }
 
+// IngestedBy narrows a reading of a log to the rows that were ingested by a time, in microseconds since 1970.
+func (r *Reading) IngestedBy(us int64) *Reading {
+	narrow := *r
+	narrow.ingested = &us
+	var files iceberg.BooleanExpression = iceberg.LessThanEqual(iceberg.Reference(feature.ColIngestedAt), iceberg.Timestamp(us))
+	if narrow.files != nil {
+		files = iceberg.NewAnd(narrow.files, files)
+	}
+	narrow.files = files
+	return &narrow
+}
+
 // Above narrows a reading of a log to the files that may hold rows at an offset or behind it.
 func (r *Reading) Above(offset int64) *Reading {
 	narrow := *r
@@ -172,6 +186,12 @@ func (r *Reading) LogView(ctx context.Context, db *sql.DB, name string, columns 
 			columns = append(append([]string(nil), columns...), feature.ColTopic, feature.ColPartition, feature.ColOffset, feature.ColJobID)
 		}
 		conditions = append(conditions, "NOT ("+within(r.beyond)+")")
+	}
+	if r.ingested != nil {
+		if columns != nil {
+			columns = append(append([]string(nil), columns...), feature.ColIngestedAt)
+		}
+		conditions = append(conditions, sql.Fragment(fmt.Sprintf("epoch_us(ingested_at) <= %d", *r.ingested)))
 	}
 	return r.view(ctx, db, r.Log, name, columns, positions, conditions)
 }

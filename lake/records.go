@@ -258,7 +258,7 @@ func (l *Lake) Cards(ctx context.Context, db *sql.DB) ([]KeptCard, error) {
 
 // Tag names a snapshot of the table, so that it is never expired. A tag of that name moves.
 func (t *Table) Tag(ctx context.Context, name string, snapshotID int64) error {
-	if err := t.updateRefs(ctx, table.NewSetSnapshotRefUpdate(name, snapshotID, table.TagRef, 0, 0, 0)); err != nil {
+	if err := t.update(ctx, table.NewSetSnapshotRefUpdate(name, snapshotID, table.TagRef, 0, 0, 0)); err != nil {
 		return fmt.Errorf("tag snapshot %d of %s: %w", snapshotID, t.Name(), err)
 	}
 	return nil
@@ -266,17 +266,17 @@ func (t *Table) Tag(ctx context.Context, name string, snapshotID int64) error {
 
 // Untag removes a tag.
 func (t *Table) Untag(ctx context.Context, name string) error {
-	if err := t.updateRefs(ctx, table.NewRemoveSnapshotRefUpdate(name)); err != nil {
+	if err := t.update(ctx, table.NewRemoveSnapshotRefUpdate(name)); err != nil {
 		return fmt.Errorf("remove tag %s of %s: %w", name, t.Name(), err)
 	}
 	return nil
 }
 
-// updateRefs commits a change of references, again when another writer was faster.
-func (t *Table) updateRefs(ctx context.Context, update table.Update) error {
+// update commits a change of references or properties that rests on nothing else, again when another writer was faster.
+func (t *Table) update(ctx context.Context, change table.Update) error {
 	for attempt := 1; ; attempt++ {
 		_, _, err := t.lake.catalog.CommitTable(ctx, t.ident,
-			[]table.Requirement{table.AssertTableUUID(t.tbl.Metadata().TableUUID())}, []table.Update{update})
+			[]table.Requirement{table.AssertTableUUID(t.tbl.Metadata().TableUUID())}, []table.Update{change})
 		if err == nil || !isConflict(err) || attempt == commitAttemptsMax {
 			return err
 		}

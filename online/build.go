@@ -22,6 +22,10 @@ type BuildOptions struct {
 	TempDir     string           // where it spills to
 	// Progress, if not nil, is told how many entities of how many have been written.
 	Progress func(done, of int64)
+	// Instant computes a view windowed over history; no other needs it.
+	Instant Instant
+	// AsOf, if not nil, is the instant that the values are to be as of: what was ingested by then. No change moves them.
+	AsOf *time.Time
 }
 
 // poll is how long a build waits before it looks again for what another process does.
@@ -37,11 +41,18 @@ const poll = 25 * time.Millisecond
 //     both. Every write is guarded by its order, which makes both harmless.
 //  4. A worker that starts meanwhile may mark a partition beyond the snapshot: what lies between is read from the log.
 //
-// Where a change that comes twice isn't harmless, in a windowed view, it is done another way; see buildTiles. Of a build that
-// fails nothing is left.
+// Where a change that comes twice isn't harmless, in a windowed view, it is done another way; see buildTiles. A view windowed over
+// history is computed as of now, and written by nobody else; see buildInstant. So is any view as of an instant, and step 2 and 4 aren't
+// needed. Of a build that fails nothing is left.
 func (w *ViewWriter) Build(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, error) {
 	build := w.build
-	if w.tiles != nil {
+	w.frozen = o.AsOf != nil
+	switch {
+	case w.frozen && w.feast != nil:
+		return Generation{}, fmt.Errorf("build feature view %s: %w", w.view.Name, ErrFeastAsOf)
+	case w.history:
+		build = w.buildInstant
+	case w.tiles != nil:
 		build = w.buildTiles
 	}
 	g, err := build(ctx, l, o)
@@ -60,17 +71,25 @@ func (w *ViewWriter) Build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 }
 
 func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, error) {
-	g, err := w.store.begin(ctx, w.view.Name, w.hash, w.view.Layout, w.view.FeatureNames(), o.Now())
+	g, err := w.store.begin(ctx, w.view.Name, w.hash, w.view.Layout, w.view.FeatureNames(), o.AsOf, o.Now())
 	if err != nil {
 		return g, err
 	}
 	step.At(step.GenerationEntered)
-	if err := w.awaitWorkers(ctx, &g); err != nil {
-		return g, err
+	if o.AsOf == nil {
+		if err := w.awaitWorkers(ctx, &g); err != nil {
+			return g, err
+		}
 	}
 	reading, offsets, err := readPast(ctx, l, w.stream, g.Marks)
 	if err != nil {
 		return g, err
+	}
+	if o.AsOf != nil {
+		reading = reading.IngestedBy(o.AsOf.UnixMicro())
+		if g.Others, err = otherRowsOf(ctx, reading); err != nil {
+			return g, err
+		}
 	}
 	if w.feast != nil {
 		if err := w.takeOver(ctx); err != nil {

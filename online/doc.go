@@ -8,6 +8,8 @@
 // An entity of a windowed view is a string of tiles, partial aggregates of a step of event time, which a reader puts together
 // as of its clock. Guards tell which events are in it, so that each is counted once.
 //
+// A view windowed over history is computed as of an instant, of all entities at once, and stays so until it is built anew.
+//
 // A view in Redis is a generation: its hashes carry the generation's number in their keys, and one hash a view tells of
 // all its generations. A generation is built from a snapshot of the lake, caught up from the offsets of that snapshot,
 // and only then switched to; the one before is removed. A new or changed definition, a Redis that restarted and a repair

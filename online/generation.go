@@ -39,6 +39,7 @@ type Generation struct {
 	BuiltAt    time.Time        `json:"built_at"`
 	Layout     feature.Layout   `json:"layout,omitempty"` // Feast's, whose hashes a later generation writes over
 	Others     int64            `json:"others,omitempty"` // rows of the base of a windowed view that came of files and redrives, of which offsets don't tell
+	AsOf       *time.Time       `json:"as_of,omitempty"`  // the instant that its values are as of; nil where they move with each change
 	// Marks are the offsets up to which the partitions are written. One of a building generation says where a worker
 	// began to write it; a file has one only while it is being backfilled.
 	Marks  map[feature.Partition]int64 `json:"-"`
@@ -160,8 +161,8 @@ func markField(number int64, p feature.Partition) string {
 	return fmt.Sprintf("%d:%s", number, partitionText(p))
 }
 
-// begin enters a new generation, which is building. Whoever writes the view writes it, too, from then on.
-func (s *Store) begin(ctx context.Context, view, definition string, layout feature.Layout, features []string, now time.Time) (Generation, error) {
+// begin enters a new generation, which is building. Whoever writes the view writes it, too, from then on, unless it is as of an instant.
+func (s *Store) begin(ctx context.Context, view, definition string, layout feature.Layout, features []string, asOf *time.Time, now time.Time) (Generation, error) {
 	key := generationsKey(s.project, view)
 	number, err := s.redis.HIncrBy(ctx, key, "next", 1).Result()
 	if err != nil {
@@ -169,7 +170,7 @@ func (s *Store) begin(ctx context.Context, view, definition string, layout featu
 	}
 	g := Generation{
 		Number: number, Definition: definition, Layout: layout, Features: features, State: Building, Runs: s.runIDs(), BuiltAt: now.UTC().Truncate(time.Millisecond),
-		Base: map[string]int64{}, Marks: map[feature.Partition]int64{},
+		Base: map[string]int64{}, Marks: map[feature.Partition]int64{}, AsOf: asOf,
 	}
 	if err := s.put(ctx, view, g); err != nil {
 		return g, fmt.Errorf("begin generation %d of %s: %w", number, view, err)

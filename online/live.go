@@ -20,15 +20,21 @@ type Live struct {
 	store *Store
 	lake  *lake.Lake
 	views map[string][]*ViewWriter // by stream
+	// histories are the views windowed over history, with the hash of their definitions. They are built where they are missing, and not written.
+	histories map[string]string
 	// owed are the windowed views whose generation of that number, or an older one, lacked rows of files when this began.
 	owed map[string]int64
 }
 
 // NewLive makes the writer of all views of the project that are served.
 func NewLive(ctx context.Context, s *Store, l *lake.Lake, p *feature.Project) (*Live, error) {
-	live := &Live{store: s, lake: l, views: map[string][]*ViewWriter{}, owed: map[string]int64{}}
+	live := &Live{store: s, lake: l, views: map[string][]*ViewWriter{}, histories: map[string]string{}, owed: map[string]int64{}}
 	for _, v := range p.Views {
 		if p.Unserved(v) != "" {
+			continue
+		}
+		if p.OverHistory(v) {
+			live.histories[v.Name] = p.ViewDefinition(v).Hash
 			continue
 		}
 		w, err := NewViewWriter(ctx, s, p, v)
@@ -51,7 +57,7 @@ func (l *Live) Close() error {
 	return errors.Join(errs...)
 }
 
-// targets are the generations of a view that are to be written: those of its definition on this run of Redis.
+// targets are the generations of a view that are to be written: those of its definition on this run of Redis, that aren't as of an instant.
 func (l *Live) targets(ctx context.Context, w *ViewWriter) ([]Generation, error) {
 	all, err := l.store.Generations(ctx, w.view.Name)
 	if err != nil {
@@ -63,7 +69,7 @@ func (l *Live) targets(ctx context.Context, w *ViewWriter) ([]Generation, error)
 			return nil, err
 		}
 	}
-	return targets, nil
+	return slices.DeleteFunc(targets, func(g Generation) bool { return g.AsOf != nil }), nil
 }
 
 // Begin marks, in every generation of the streams' views, from where on a file will be written. A process that ends
@@ -328,6 +334,18 @@ func (l *Live) Missing(ctx context.Context) ([]string, error) {
 			if g, ok := l.store.Usable(all, w.hash); !ok || owes && g.Number <= owed {
 				missing = append(missing, w.view.Name)
 			}
+		}
+	}
+	for view, hash := range l.histories {
+		all, err := l.store.Generations(ctx, view)
+		if err != nil {
+			return nil, err
+		}
+		g, ok := l.store.Usable(all, hash)
+		if !ok {
+			missing = append(missing, view)
+		} else if err := l.store.adopt(ctx, view, g); err != nil {
+			return nil, err
 		}
 	}
 	slices.Sort(missing)

@@ -21,7 +21,7 @@ func TestGapWhileBuilding(t *testing.T) {
 		}
 		defer live.Close()
 
-		g, err := s.begin(ctx, "calc", w.hash, "", w.view.FeatureNames(), base) // from a lake that is empty
+		g, err := s.begin(ctx, "calc", w.hash, "", w.view.FeatureNames(), nil, base) // from a lake that is empty
 		if err != nil {
 			t.Fatal(err)
 		}

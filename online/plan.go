@@ -188,9 +188,11 @@ type Ask struct {
 
 // Result is what was read.
 type Result struct {
-	At   time.Time   // the instant that the values are of: ages are taken to it, and windows end there
+	At   time.Time   // the instant that the values are of, but for those of a generation with its own: ages are taken to it, and windows end there
 	Rows [][]Feature // by entity as asked, the features as planned
 	Seen [][]Seen    // where asked for: by entity, of each view that was read
+	// AsOf are the instants of views that were read whose values are as of one, and not as of now.
+	AsOf map[string]time.Time
 }
 
 // readsMax bounds how often a read is made again because a view was switched to another generation meanwhile.
@@ -262,6 +264,14 @@ func (p *Plan) read(ctx context.Context, entities int, keys [][][]string, ask As
 		}
 	}
 	result := &Result{At: p.client.now()}
+	for i, v := range p.views {
+		if at := generations[i].AsOf; at != nil {
+			if result.AsOf == nil {
+				result.AsOf = map[string]time.Time{}
+			}
+			result.AsOf[v.view.Name] = *at
+		}
+	}
 	now := result.At.UnixMicro()
 	answers := make([]redis.Cmder, 0, len(p.views)*entities)
 	standings := make([]*redis.SliceCmd, len(p.views))
@@ -273,7 +283,7 @@ func (p *Plan) read(ctx context.Context, entities int, keys [][][]string, ask As
 			for _, column := range keys[i] {
 				key = append(key, column[n])
 			}
-			answers = append(answers, v.layout.ask(ctx, pipe, v.layout.key(generations[i].prefix, key), now, ask.Seen))
+			answers = append(answers, v.layout.ask(ctx, pipe, v.layout.key(generations[i].prefix, key), generations[i].instant(now), ask.Seen))
 		}
 	}
 	for i, v := range p.views { // behind all else: see Client
@@ -359,7 +369,7 @@ func (p *Plan) decode(r *Result, entities int, now int64, answers []redis.Cmder,
 				seen = &r.Seen[n][i]
 				seen.View, seen.Generation, seen.Of = v.view.Name, generations[i].Number, &generations[i].Generation
 			}
-			trace, err := v.layout.decode(answers[i*entities+n], now, row, seen)
+			trace, err := v.layout.decode(answers[i*entities+n], generations[i].instant(now), row, seen)
 			if err != nil {
 				return Nothing, &ForeignError{View: v.view.Name, Entity: n, Err: err}
 			}
@@ -372,6 +382,15 @@ func (p *Plan) decode(r *Result, entities int, now int64, answers []redis.Cmder,
 // Read gives the features, in the order asked, of each of the entities, which are given by their join keys, and columns of the request, as text. Errors are
 // those of [Plan.Read].
 func (c *Client) Read(ctx context.Context, refs []feature.Ref, entities []map[string]string) ([][]Feature, error) {
+	r, err := c.Result(ctx, refs, entities)
+	if err != nil {
+		return nil, err
+	}
+	return r.Rows, nil
+}
+
+// Result is [Client.Read] with what else is known of a read.
+func (c *Client) Result(ctx context.Context, refs []feature.Ref, entities []map[string]string) (*Result, error) {
 	p, err := c.Plan(refs)
 	if err != nil {
 		return nil, err
@@ -403,11 +422,7 @@ func (c *Client) Read(ctx context.Context, refs []feature.Ref, entities []map[st
 		}
 		e.Request[k.Name] = values
 	}
-	r, err := p.Read(ctx, e, Ask{})
-	if err != nil {
-		return nil, err
-	}
-	return r.Rows, nil
+	return p.Read(ctx, e, Ask{})
 }
 
 // Entity gives the join keys of entities in a view that is read, in the order of their names: of each the values, as they stand

@@ -89,7 +89,7 @@ type layout interface {
 	// key is the key of an entity in the generation whose keys begin with prefix. keys are its join keys as text, in the order of
 	// their names.
 	key(prefix string, keys []string) string
-	// ask adds to a pipeline what reads a key, as of now in microseconds since 1970, with what [Seen] tells where that is asked for.
+	// ask adds to a pipeline what reads a key, as of now in microseconds since 1970 or the generation's own instant, with what [Seen] tells where that is asked for.
 	ask(ctx context.Context, p redis.Pipeliner, key string, now int64, seen bool) redis.Cmder
 	// decode fills the places of a row by what was answered, as of now. They come as [NotFound]. seen is nil where it was not asked for.
 	decode(answer redis.Cmder, now int64, row []Feature, seen *Seen) (Trace, error)
@@ -108,6 +108,9 @@ const (
 func layoutOf(v *viewRead) layout {
 	if v.view.Layout == feature.FeastLayout {
 		return newFeastHashes(v, newFeastView(v.project, v.view, v.entity, v.stream))
+	}
+	if v.view.Windowed() && v.stream.Kind == feature.StateStream {
+		return newHistories(v)
 	}
 	if v.view.Windowed() {
 		return newTiled(v)
@@ -301,6 +304,4 @@ func (v *viewRead) fields() []string {
 }
 
 // number is the place of a feature in the view.
-func (v *viewRead) number(name string) int {
-	return slices.IndexFunc(v.view.Features, func(f feature.Feature) bool { return f.Name == name })
-}
+func (v *viewRead) number(name string) int { return slices.Index(v.view.FeatureNames(), name) }

@@ -23,14 +23,19 @@ import (
 // buildTiles builds a generation of a windowed view. An event that is counted twice is wrong, so each is in the snapshot or
 // written live, never both: the lake is read first, and the generation is entered with the offsets of that reading, its
 // base. From then on whoever writes the view takes into it what is at or past the base, and whoever has come further reads
-// what lies between from the log. So nothing has to be agreed upon, and a worker may join, stall or end at any time.
+// what lies between from the log. So nothing has to be agreed upon, and a worker may join, stall or end at any time. As of an instant
+// what was ingested by then is all there is.
 func (w *ViewWriter) buildTiles(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, error) {
 	w.clock = o.Now
 	reading, offsets, err := readPast(ctx, l, w.stream, nil)
 	if err != nil {
 		return Generation{}, err
 	}
-	g, err := w.beginTiles(ctx, offsets, o.Now())
+	if o.AsOf != nil {
+		w.clock = func() time.Time { return *o.AsOf }
+		reading = reading.IngestedBy(o.AsOf.UnixMicro())
+	}
+	g, err := w.beginTiles(ctx, offsets, o.AsOf, o.Now())
 	if err != nil {
 		return g, err
 	}
@@ -43,6 +48,9 @@ func (w *ViewWriter) buildTiles(ctx context.Context, l *lake.Lake, o BuildOption
 		return g, err
 	}
 	step.At(step.GenerationCompleted)
+	if o.AsOf != nil { // nobody writes it
+		return g, nil
+	}
 	if err := w.awaitWorkers(ctx, &g); err != nil {
 		return g, err
 	}
@@ -51,7 +59,7 @@ func (w *ViewWriter) buildTiles(ctx context.Context, l *lake.Lake, o BuildOption
 
 // beginTiles enters a generation whose base is the offsets. What backfills and redrives owe the generations before, they
 // owe this one, too, unless it holds it.
-func (w *ViewWriter) beginTiles(ctx context.Context, offsets lake.Offsets, now time.Time) (Generation, error) {
+func (w *ViewWriter) beginTiles(ctx context.Context, offsets lake.Offsets, asOf *time.Time, now time.Time) (Generation, error) {
 	key := generationsKey(w.store.project, w.view.Name)
 	number, err := w.store.redis.HIncrBy(ctx, key, "next", 1).Result()
 	if err != nil {
@@ -59,7 +67,7 @@ func (w *ViewWriter) beginTiles(ctx context.Context, offsets lake.Offsets, now t
 	}
 	g := Generation{
 		Number: number, Definition: w.hash, State: Building, Runs: w.store.runIDs(), BuiltAt: now.UTC().Truncate(time.Millisecond),
-		Base: map[string]int64{}, Marks: map[feature.Partition]int64{},
+		Base: map[string]int64{}, Marks: map[feature.Partition]int64{}, AsOf: asOf,
 	}
 	for p, at := range offsets.Partitions {
 		g.Base[partitionText(p)], g.Marks[p] = at.Next, at.Next
@@ -77,6 +85,9 @@ func (w *ViewWriter) beginTiles(ctx context.Context, offsets lake.Offsets, now t
 	})
 	if err != nil {
 		return g, fmt.Errorf("begin generation %d of %s: %w", number, w.view.Name, err)
+	}
+	if asOf != nil {
+		return g, nil
 	}
 	// What is owed from now on is owed to this generation, too; what was owed before is found here.
 	all, err := w.store.Generations(ctx, w.view.Name)

@@ -89,7 +89,7 @@ func TestTilesFilledAgain(t *testing.T) {
 		v.clock = w.clock
 		reading, offsets, err := readPast(ctx, w.lake, v.stream, nil)
 		w.fatal(err)
-		g, err := v.beginTiles(ctx, offsets, w.now)
+		g, err := v.beginTiles(ctx, offsets, nil, w.now)
 		w.fatal(err)
 		for from := 60; from < 120; from += 20 {
 			_, err = v.writeTiles(ctx, g, w.batch(0, from, from+20).Rows) // before and after it
@@ -179,7 +179,7 @@ func TestTilesJoinAndStall(t *testing.T) {
 		reading, offsets, err := readPast(ctx, w.lake, v.stream, nil) // at 30
 		w.fatal(err)
 		commitTo(t, w.lake, w.batch(0, 30, 45))
-		g, err := v.beginTiles(ctx, offsets, w.now)
+		g, err := v.beginTiles(ctx, offsets, nil, w.now)
 		w.fatal(err)
 		first, second := w.open(), w.open()
 		w.write(first, w.batch(0, 45, 50)) // lacks 30 to 45

@@ -18,10 +18,10 @@ import (
 // events a string holds.
 //
 // KEYS[1] the entity; ARGV[1] the header of the string that was read, "" where there was none, ARGV[2] the string to put,
-// ARGV[3] when it expires in milliseconds since 1970. It gives 0 where another stands there.
+// ARGV[3] when it expires in milliseconds since 1970 or "" for never. It gives 0 where another stands there.
 var guardedTiles = newScript(`
 if redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[3])
+if ARGV[3] == '' then redis.call('SET', KEYS[1], ARGV[2]) else redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[3]) end
 return 1
 `)
 
@@ -93,7 +93,11 @@ func (w *ViewWriter) putTiles(ctx context.Context, keys, texts []string, updates
 		}
 		text := w.tiles.encode(e)
 		size += len(text)
-		calls.add(keys[i], func(args []any) []any { return append(args, header, text, w.tiles.expiry(e)) })
+		var expires any = ""
+		if !w.frozen {
+			expires = w.tiles.expiry(e)
+		}
+		calls.add(keys[i], func(args []any) []any { return append(args, header, text, expires) })
 		sent = append(sent, u)
 	}
 	if len(sent) == 0 {

@@ -68,6 +68,8 @@ type ViewWriter struct {
 	columns []viewColumn            // that the view reads of a patch stream; none where events carry the whole state
 	feast   *feastView              // where the view is in Feast's layout
 	past    func(guard string) bool // while a generation in Feast's layout is filled
+	history bool                    // it is windowed over history
+	frozen  bool                    // while a generation as of an instant is built, which doesn't expire
 	db      *sql.DB                 // evaluates expressions; nil where every feature is a column
 
 	noting  sync.Mutex
@@ -87,6 +89,10 @@ func NewViewWriter(ctx context.Context, s *Store, p *feature.Project, view *feat
 	w := &ViewWriter{
 		store: s, view: view, entity: p.Entity(view.Entity), stream: p.Stream(view.Stream), hash: p.ViewDefinition(view).Hash,
 	}
+	if p.OverHistory(view) {
+		w.history, w.fields = true, featureFields(view)
+		return w, nil
+	}
 	if view.Windowed() {
 		return w, w.openTiles(ctx, p)
 	}
@@ -94,8 +100,8 @@ func NewViewWriter(ctx context.Context, s *Store, p *feature.Project, view *feat
 	if view.Layout == feature.FeastLayout {
 		w.feast = newFeastView(s.project, view, w.entity, w.stream)
 	}
-	for i, f := range view.Features {
-		w.fields = append(w.fields, featureField(i))
+	w.fields = featureFields(view)
+	for _, f := range view.Features {
 		if f.SQL != "" && w.db == nil {
 			var err error
 			if w.db, err = sql.Open(ctx, sql.Options{Threads: 1}); err != nil {
@@ -104,6 +110,15 @@ func NewViewWriter(ctx context.Context, s *Store, p *feature.Project, view *feat
 		}
 	}
 	return w, nil
+}
+
+// featureFields are the fields of a view's features, as arguments of calls.
+func featureFields(view *feature.View) []any {
+	fields := make([]any, len(view.FeatureNames()))
+	for i := range fields {
+		fields[i] = featureField(i)
+	}
+	return fields
 }
 
 // Close frees what the writer holds.
@@ -281,7 +296,7 @@ func (w *ViewWriter) each(batch arrow.RecordBatch, yield func(*entityWrite)) err
 // expiry is when an entity's hash may go, in milliseconds since 1970, or 0 for never: a second after its values are too
 // old to be served. The reader's own check is the rule.
 func (w *ViewWriter) expiry(eventTime int64) int64 {
-	if w.view.TTL == 0 {
+	if w.view.TTL == 0 || w.frozen {
 		return 0
 	}
 	return time.UnixMicro(eventTime).Add(w.view.TTL+time.Second).UnixMilli() + 1

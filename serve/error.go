@@ -44,7 +44,6 @@ const (
 	codeRagged       = "ragged_columns"
 	codeManyEntities = "too_many_entities"
 	codeCollision    = "name_collision"
-	codeNotServed    = "not_served"
 	codeNoKey        = "unauthenticated"
 	codeForbidden    = "forbidden"
 	codeNoRoute      = "unknown_route"

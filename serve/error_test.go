@@ -68,7 +68,6 @@ func TestErrors(t *testing.T) {
 		{"unknown view", "POST", get, `{"features":["all:n","nosuch:n"],"entities":{"a":["x"],"b":[1]}}`, 404, `{"error":{"code":"unknown_view","message":"there is no feature view \"nosuch\"","remedy":"use one of those that are known","field":"features[1]","known":["all","derived","short","windows"]}}`},
 		{"unknown feature", "POST", get, `{"features":["short:m"],"entities":{"a":["x"],"b":[1]}}`, 404, `{"error":{"code":"unknown_feature","message":"there is no feature of view short \"m\"","remedy":"use one of those that are known","field":"features[0]","known":["n","x"]}}`},
 		{"unknown service", "POST", get, `{"feature_service":"none","entities":{"a":["x"],"b":[1]}}`, 404, `{"error":{"code":"unknown_service","message":"there is no feature service \"none\"","remedy":"use one of those that are known","field":"feature_service","known":["both"]}}`},
-		{"not served", "POST", get, `{"features":["windows:quiet"],"entities":{"a":["x"],"b":[1]}}`, 400, `{"error":{"code":"not_served","message":"feature view windows: views windowed over history are for training sets alone","remedy":"ask for other features; training sets have these","field":"features"}}`},
 		{"a missing join key", "POST", get, `{"features":["all:n"],"entities":{"a":["x"]}}`, 400, `{"error":{"code":"missing_join_key","message":"feature view all needs the join key b","remedy":"add the column to entities, a value for each entity","field":"entities.b"}}`},
 		{"ragged", "POST", get, `{"features":["all:n"],"entities":{"a":["x","y"],"b":[1]}}`, 400, `{"error":{"code":"ragged_columns","message":"column b has 1 values, and the first one has 2","remedy":"give each column a value for each entity","field":"entities.b"}}`},
 		{"an unknown column", "POST", get, `{"features":["all:n"],"entities":{"a":["x"],"b":[1],"c":[2]}}`, 400, `{"error":{"code":"unknown_column","message":"no entity has the join key \"c\", and no view on demand takes such a column","remedy":"remove it, or mend its name","field":"entities.c"}}`},
@@ -146,7 +145,7 @@ func TestErrors(t *testing.T) {
 		t.Errorf("the operator was told: %s", said)
 	}
 	for _, code := range []string{codeMalformed, codeUnknownField, codeWrongType, codeFeatures, codeMissingKey, codeRequest, codeColumn, codeRagged, codeManyEntities,
-		codeCollision, codeNotServed, codeNoRoute, codeNoView, codeNoFeature, codeNoService, codeMethod, codeTooLarge, codeForeign} {
+		codeCollision, codeNoRoute, codeNoView, codeNoFeature, codeNoService, codeMethod, codeTooLarge, codeForeign} {
 		if !seen[code] {
 			t.Errorf("no case has the code %s", code)
 		}

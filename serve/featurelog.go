@@ -176,7 +176,10 @@ func (f *FeatureLog) rows(rows []feature.ServedRow, s Served) []feature.ServedRo
 			if g, known := marks[seen.View]; known && sameGeneration(g, seen) {
 				one.Marks = g.Marks
 			}
-			if view.Windowed() {
+			switch {
+			case seen.Of.AsOf != nil:
+				one.Guards = map[string]string{"as_of": seen.Of.AsOf.Format(time.RFC3339Nano)}
+			case view.Windowed():
 				one.Guards = windowGuards(seen.Of, seen.Guards)
 			}
 			for i, ref := range refs {

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -74,6 +76,9 @@ func (s *Server) getOnlineFeatures(w http.ResponseWriter, r *http.Request, c *ca
 	if asked.fullNames {
 		names = p.names[1]
 	}
+	if result.AsOf != nil {
+		w.Header().Set("Loam-As-Of", asOfText(result.AsOf))
+	}
 	b := answers.Get().(*[]byte)
 	*b = appendAnswer((*b)[:0], echoed, names, result, len(p.plan.Features()))
 	writeJSON(w, http.StatusOK, *b)
@@ -84,6 +89,15 @@ func (s *Server) getOnlineFeatures(w http.ResponseWriter, r *http.Request, c *ca
 		take(Served{Service: asked.service, Plan: p.plan, Keys: entities, Result: result})
 	}
 	return nil
+}
+
+// asOfText tells the views whose values are as of an instant, and those.
+func asOfText(views map[string]time.Time) string {
+	var parts []string
+	for _, view := range slices.Sorted(maps.Keys(views)) {
+		parts = append(parts, view+"="+views[view].Format(time.RFC3339Nano))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // asked reads the request.
@@ -151,8 +165,7 @@ func planKey(r *request) string {
 func (s *Server) prepareRefs(refs []feature.Ref) (*prepared, error) {
 	plan, err := s.Client.Plan(refs)
 	if err != nil {
-		e := wrong(codeNotServed, "features", "ask for other features; training sets have these", "%s", err)
-		return nil, e
+		return nil, err
 	}
 	p := &prepared{plan: plan, keys: plan.JoinKeys(), request: plan.RequestColumns()}
 	seen := map[string]bool{}

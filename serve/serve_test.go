@@ -43,7 +43,7 @@ const testViews = `entities: [{name: thing, join_keys: [b, a]}]
 views:
   - {name: all, entity: thing, stream: thing, features: [n, x, m, yes, at, j, l]}
   - {name: short, entity: thing, stream: thing, ttl: 1h, features: [n, x]}
-  - {name: windows, entity: thing, stream: thing, aggregates: [{name: quiet, fn: days_since_change}]}
+  - {name: windows, entity: thing, stream: thing, aggregates: [{name: quiet, fn: days_since_change}, {name: changes, fn: changes, windows: [1d]}]}
   - name: derived
     on_demand: {inputs: ["short:n", "all:x"], request: [{name: cart, type: "decimal(6,2)"}, {name: tags, type: list<string>}, {name: moment, type: timestamp}]}
     features:
@@ -168,14 +168,18 @@ func loadProject(t *testing.T, streams, views string) *feature.Project {
 // switchTo makes a generation of a view the one that is read, as loam writes it.
 func (f *fixture) switchTo(view string, number int) {
 	f.t.Helper()
-	g, err := json.Marshal(map[string]any{
+	g := map[string]any{
 		"definition": f.project.ViewDefinition(f.project.View(view)).Hash, "state": "ready", "base": map[string]int{}, "runs": []string{f.run}, "built_at": base,
-	})
+	}
+	if view == "windows" {
+		g["as_of"] = base.Add(time.Hour)
+	}
+	text, err := json.Marshal(g)
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	key := f.project.Name + ":" + view + ":generations"
-	if err := f.redis.HSet(f.t.Context(), key, fmt.Sprint(number), g, "current", number).Err(); err != nil {
+	if err := f.redis.HSet(f.t.Context(), key, fmt.Sprint(number), text, "current", number).Err(); err != nil {
 		f.t.Fatal(err)
 	}
 }
@@ -205,8 +209,10 @@ func (f *fixture) filled() *fixture {
 	f.put("all", 1, "null", 1, 1)
 	f.put("short", 1, "x", 1, 7000, "n", "-3", "x", "1e+21")
 	f.put("short", 1, "old", 1, 0, "n", "1")
+	f.put("windows", 1, "x", 1, 3600, "quiet", "2.5", "changes_1d", "4")
 	f.switchTo("all", 1)
 	f.switchTo("short", 1)
+	f.switchTo("windows", 1)
 	return f
 }
 
@@ -239,12 +245,30 @@ func TestGetOnlineFeatures(t *testing.T) {
 					`{"values":["x","null","old","x"],"statuses":["PRESENT","PRESENT","PRESENT","PRESENT"],"event_timestamps":["1970-01-01T00:00:00Z","1970-01-01T00:00:00Z","1970-01-01T00:00:00Z","1970-01-01T00:00:00Z"]},` +
 					`{"values":[-3,null,null,null],"statuses":["PRESENT","NOT_FOUND","OUTSIDE_MAX_AGE","NOT_FOUND"],"event_timestamps":["2026-11-01T01:56:40Z","1970-01-01T00:00:00Z","2026-11-01T00:00:00Z","1970-01-01T00:00:00Z"]},` +
 					`{"values":["12.5000",null,null,null],"statuses":["PRESENT","NULL_VALUE","NOT_FOUND","NOT_FOUND"],"event_timestamps":["2026-11-01T00:00:00Z","2026-11-01T00:00:01Z","1970-01-01T00:00:00Z","1970-01-01T00:00:00Z"]}]}`},
+			{"windows over history, beside what is now", `{"features":["windows:*","short:n"],"entities":{"a":["x","nobody"],"b":[1,1]}}`,
+				`{"metadata":{"feature_names":["a","b","quiet","changes_1d","n"]},"results":[` +
+					`{"values":["x","nobody"],"statuses":["PRESENT","PRESENT"],"event_timestamps":["1970-01-01T00:00:00Z","1970-01-01T00:00:00Z"]},` +
+					`{"values":[1,1],"statuses":["PRESENT","PRESENT"],"event_timestamps":["1970-01-01T00:00:00Z","1970-01-01T00:00:00Z"]},` +
+					`{"values":[2.5,null],"statuses":["PRESENT","NOT_FOUND"],"event_timestamps":["2026-11-01T01:00:00Z","1970-01-01T00:00:00Z"]},` +
+					`{"values":[4,0],"statuses":["PRESENT","PRESENT"],"event_timestamps":["2026-11-01T01:00:00Z","2026-11-01T01:00:00Z"]},` +
+					`{"values":[-3,null],"statuses":["PRESENT","NOT_FOUND"],"event_timestamps":["2026-11-01T01:56:40Z","1970-01-01T00:00:00Z"]}]}`},
 		} {
 			if status, got := f.post("/get-online-features", c.body); status != http.StatusOK || got != c.want {
 				t.Errorf("%s: %d\ngot  %s\nwant %s", c.name, status, got, c.want)
 			}
 		}
 	})
+}
+
+// What isn't as of now says so in a header.
+func TestAsOfHeader(t *testing.T) {
+	f := newFixture(t, miniredis.RunT(t).Addr(), nil).filled()
+	for features, want := range map[string]string{`"windows:quiet","all:n"`: "windows=2026-11-01T01:00:00Z", `"all:n"`: ""} {
+		w := f.ask("POST", "/get-online-features", `{"features":[`+features+`],"entities":{"a":["x"],"b":[1]}}`)
+		if got := w.Header().Get("Loam-As-Of"); w.Code != http.StatusOK || got != want {
+			t.Errorf("%s: %d, %q, want %q", features, w.Code, got, want)
+		}
+	}
 }
 
 // A view without a generation is 503, in /ready as well.
@@ -260,6 +284,7 @@ func TestReady(t *testing.T) {
 			t.Errorf("health: %d %s", status, got)
 		}
 		f.switchTo("short", 1)
+		f.switchTo("windows", 1)
 		if status, got := get("/ready"); status != http.StatusServiceUnavailable || !strings.Contains(got, `{"name":"all","ready":false,"code":"not_ready"`) || !strings.Contains(got, `{"name":"short","ready":true}`) {
 			t.Errorf("not ready: %d %s", status, got)
 		}

@@ -1,4 +1,5 @@
--- What was served of a view, a row an entity and request, with the entity's keys in the types of the stream.
+-- What was served of a view, a row an entity and request, with the entity's keys in the types of the stream; what was of a generation
+-- as of an instant is left out.
 -- In:  verify_feature_log, the table feature_log; {keys}, the typed keys, each made of entity[i]; $1 the view, $2 the hash of its
 --      definition, $3 since when, microseconds since 1970 UTC.
 -- Out: verify_logged(loam_n, loam_at in microseconds, loam_request, loam_features, loam_values, loam_statuses, loam_seen, the guard
@@ -21,4 +22,4 @@ SELECT
     entity AS loam_entity,
     {keys}
 FROM verify_feature_log
-WHERE "view" = $1 AND definition = $2 AND epoch_us(served_at) >= $3;
+WHERE "view" = $1 AND definition = $2 AND epoch_us(served_at) >= $3 AND coalesce(NOT list_contains(guards, 'as_of'), true);

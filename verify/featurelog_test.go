@@ -223,6 +223,15 @@ func TestServedLeavesOut(t *testing.T) {
 	if report := w.verifyServed("all", time.Time{}); report.Unmarked != 1 || !report.OK() {
 		t.Errorf("without marks: %+v", report)
 	}
+	wrong := "another"
+	r.Values[0], r.Statuses[0], r.Guards = &wrong, "PRESENT", map[string]string{"as_of": "2026-11-01T00:00:00Z"}
+	w.log(r)
+	if report := w.verifyServed("all", time.Time{}); report.AsOf != 1 || report.Rows != 1 || !report.OK() {
+		t.Errorf("as of an instant: %+v", report)
+	}
+	if report := newHistoryWorld(t).verifyServed("past", time.Time{}); !strings.Contains(report.Skipped, "windows over history") {
+		t.Errorf("windows over history: %+v", report)
+	}
 
 	// Events of windows may all be in what the generation was built from. Where that isn't known either, as right after a switch, nothing
 	// says which they are.

@@ -37,8 +37,8 @@ type onlineCheck struct {
 	joins   []string // the entity's join keys in the order of Redis' keys
 }
 
-// Online compares what Redis holds of a view with what the log says is served. Of a windowed view see tileCheck. Of an
-// attribute view it compares of every entity the order _v
+// Online compares what Redis holds of a view with what the log says is served. Of a windowed view see tileCheck, and
+// historyCheck. Of an attribute view it compares of every entity the order _v
 // of its last change, its tombstone, and every feature's value as text; of a view over a patch stream
 // also the guard of each column that it reads, and the last delete.
 //
@@ -75,11 +75,14 @@ func (c *onlineCheck) run(ctx context.Context) error {
 	}
 	defer c.db.Close()
 	var of comparison = c
-	if c.view.Windowed() {
+	switch {
+	case c.project.OverHistory(c.view):
+		of = &historyCheck{c}
+	case c.view.Windowed():
 		of = newTileCheck(c)
 	}
 	unsettled, err := c.compare(ctx, of, nil)
-	for err == nil && len(unsettled) > 0 && c.options.Wait != nil && c.report.Compared < comparisonsMax {
+	for err == nil && len(unsettled) > 0 && c.options.Wait != nil && c.report.AsOf == nil && c.report.Compared < comparisonsMax {
 		if err = c.options.Wait(ctx); err != nil {
 			return fmt.Errorf("wait for the next commit: %w", err)
 		}
@@ -92,7 +95,8 @@ func (c *onlineCheck) run(ctx context.Context) error {
 	return nil
 }
 
-// comparison is how the values of a view are compared: attributes by onlineCheck itself, windows by tileCheck.
+// comparison is how the values of a view are compared: attributes by onlineCheck itself, windows by tileCheck, those over history by
+// historyCheck.
 type comparison interface {
 	// loadThere fills tables with what Redis holds of a generation, of all entities or only some, given as they stand in braces in
 	// Redis' keys; the lake stands at the offsets.
@@ -121,6 +125,7 @@ func (c *onlineCheck) compare(ctx context.Context, of comparison, only []string)
 
 // sides is what the two sides say of how far they are.
 type sides struct {
+	newer   map[string]bool             // entities, as they stand in Redis' keys, of which what was built as of an instant lacks a change
 	offsets lake.Offsets                // where the lake stands
 	marks   map[feature.Partition]int64 // up to where Redis is written
 	written map[source]int64            // the same, by what orders say of partitions
@@ -137,6 +142,9 @@ func (c *onlineCheck) load(ctx context.Context, of comparison, only []string) er
 	if err != nil {
 		return err
 	}
+	if generation.AsOf != nil {
+		reading = reading.IngestedBy(generation.AsOf.UnixMicro())
+	}
 	offsets, err := reading.Offsets()
 	if err != nil {
 		return err
@@ -152,7 +160,10 @@ func (c *onlineCheck) load(ctx context.Context, of comparison, only []string) er
 		return errSwitched
 	}
 	// What was not there must have expired by now.
-	c.report.Generation, c.report.At = generation.Number, c.options.Now().UTC()
+	c.report.Generation, c.report.At, c.report.AsOf = generation.Number, c.options.Now().UTC(), generation.AsOf
+	if generation.AsOf != nil {
+		c.report.At = *generation.AsOf
+	}
 	return of.loadWanted(ctx, reading, generation, only, offsets)
 }
 
@@ -180,13 +191,14 @@ const (
 	colPosition // of an expected entity: where its last change stands
 	colBehind   // of an expected entity: Redis is not written up to its last change
 	colOld      // of an expected entity: its time to live is over, so its hash may be gone
+	colNewer    // of an expected entity: what was built as of an instant lacks a change of it
 	colFeatures
 )
 
 // tableColumns are the names of the columns of the tables that are compared.
 func (c *onlineCheck) tableColumns() []string {
-	columns := []string{"loam_entity", "loam_order", "loam_at", "loam_deleted", "loam_other", "loam_beyond", "loam_position", "loam_behind", "loam_old"}
-	for i := range c.view.Features {
+	columns := []string{"loam_entity", "loam_order", "loam_at", "loam_deleted", "loam_other", "loam_beyond", "loam_position", "loam_behind", "loam_old", "loam_newer"}
+	for i := range c.view.FeatureNames() {
 		columns = append(columns, featureColumn(i))
 	}
 	for i := range c.guarded() {
@@ -218,7 +230,7 @@ func (c *onlineCheck) loadThere(ctx context.Context, g online.Generation, only [
 		return table.flush(ctx)
 	}
 	fields := map[string]int{online.FieldOrder: colOrder, online.FieldDeleted: colDeleted}
-	for i := range c.view.Features {
+	for i := range c.view.FeatureNames() {
 		fields[online.FeatureField(i)] = colFeatures + i
 	}
 	for i, column := range c.guarded() {
@@ -229,7 +241,7 @@ func (c *onlineCheck) loadThere(ctx context.Context, g online.Generation, only [
 		var other []string
 		ahead := false
 		for name, value := range h.Fields {
-			ahead = ahead || c.guards(name) && beyond(value, next)
+			ahead = ahead || g.AsOf == nil && c.guards(name) && beyond(value, next)
 			if column, known := fields[name]; known {
 				table.set(column, value)
 			} else {
@@ -330,12 +342,12 @@ func (c *onlineCheck) differing() sql.Fragment {
 	for i, column := range c.guarded() {
 		bounded(online.FieldGuard+column, c.colGuards()+i, c.colGuards()+i)
 	}
-	for i, f := range c.view.Features {
+	for i, name := range c.view.FeatureNames() {
 		guard := colOrder
 		if c.patches() {
-			guard = c.colGuards() + c.guardOf(f)
+			guard = c.colGuards() + c.guardOf(c.view.Features[i])
 		}
-		bounded(f.Name, colFeatures+i, guard)
+		bounded(name, colFeatures+i, guard)
 	}
 	return "[" + sql.Join(", ", items) + "]"
 }

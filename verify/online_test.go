@@ -364,9 +364,9 @@ func TestOnlineUnavailable(t *testing.T) {
 	if _, err = Online(context.Background(), w.lake, w.store, w.project, view, Options{}); !errors.Is(err, online.ErrUnavailable) {
 		t.Errorf("another definition: %v", err)
 	}
-	view.Aggregates = []feature.Aggregate{{Name: "n", Fn: feature.Count, Windows: []time.Duration{time.Hour}}}
-	if _, err = Online(context.Background(), w.lake, w.store, w.project, view, Options{}); err == nil || !strings.Contains(err.Error(), "windowed") {
-		t.Errorf("a windowed view: %v", err)
+	view.OnDemand = &feature.OnDemand{}
+	if _, err = Online(context.Background(), w.lake, w.store, w.project, view, Options{}); err == nil || !strings.Contains(err.Error(), "a view on demand") {
+		t.Errorf("a view on demand: %v", err)
 	}
 }
 

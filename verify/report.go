@@ -136,6 +136,8 @@ type OnlineReport struct {
 	Values     int64     `json:"values"`      // values compared
 	Compared   int       `json:"compared"`    // how many times entities were compared
 	NotSettled int64     `json:"not_settled"` // entities that the lake and Redis had not both taken at the end
+	// AsOf is the instant of a generation whose values no change moves; nil of others.
+	AsOf *time.Time `json:"as_of,omitempty"`
 	Findings
 }
 

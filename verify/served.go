@@ -26,12 +26,21 @@ func (c *onlineCheck) loadWanted(ctx context.Context, reading *lake.Reading, g o
 	if c.patches() {
 		read = append(read, feature.ColPresent)
 	}
+	if g.AsOf != nil {
+		read = append(read, sinceColumns...)
+	}
 	if err := reading.LogView(ctx, c.db, "verify_log", read, false); err != nil {
 		return err
 	}
 	buckets, condition, err := c.portion(ctx, c.def.Key, only)
 	if err != nil {
 		return err
+	}
+	known := func(int, int, func(knownEntity, []any)) error { return nil }
+	if g.AsOf != nil {
+		if known, err = c.knownSince(ctx, g, condition); err != nil {
+			return err
+		}
 	}
 	table, err := newTextRows(ctx, c.db, "verify_expected", c.tableColumns())
 	if err != nil {
@@ -47,6 +56,15 @@ func (c *onlineCheck) loadWanted(ctx context.Context, reading *lake.Reading, g o
 	}
 	for bucket := range buckets {
 		if err := c.db.Exec(ctx, statement, buckets, bucket); err != nil {
+			return err
+		}
+		at.newer = map[string]bool{}
+		err := known(buckets, bucket, func(e knownEntity, _ []any) {
+			if e.newer {
+				at.newer[e.text] = true
+			}
+		})
+		if err != nil {
 			return err
 		}
 		entities, err := c.expect(ctx, table, at)
@@ -156,12 +174,16 @@ func (c *onlineCheck) expectRow(ctx context.Context, table *textRows, batch arro
 		Topic:     strings.Clone(batch.Column(n + 1).(*array.String).Value(row)),
 		Partition: int32(batch.Column(n + 2).(*array.Int64).Value(row)), Offset: batch.Column(n + 3).(*array.Int64).Value(row),
 	}
-	table.set(colEntity, joinEntity(c.entity.Name, keys))
+	entity := joinEntity(c.entity.Name, keys)
+	table.set(colEntity, entity)
+	if at.newer[entity] {
+		table.set(colNewer, "1")
+	}
 	if c.feast() && !batch.Column(n+5).(*array.Boolean).Value(row) { // a tombstone there is a guard alone
 		table.set(colAt, fmt.Sprint(eventTime))
 	}
 	table.set(colPosition, position.String())
-	if c.view.TTL > 0 && !c.feast() && c.report.At.UnixMicro()-eventTime > c.view.TTL.Microseconds() {
+	if c.view.TTL > 0 && !c.feast() && c.report.AsOf == nil && c.report.At.UnixMicro()-eventTime > c.view.TTL.Microseconds() {
 		table.set(colOld, "1")
 	}
 	if c.patches() {

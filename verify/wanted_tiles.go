@@ -67,7 +67,7 @@ func (c *tileCheck) loadWanted(ctx context.Context, reading *lake.Reading, g onl
 }
 
 // loadPartitions fills verify_partitions with the base and the marks of a generation.
-func (c *tileCheck) loadPartitions(ctx context.Context, g online.Generation) error {
+func (c *onlineCheck) loadPartitions(ctx context.Context, g online.Generation) error {
 	table, err := newTextRows(ctx, c.db, "verify_partitions", []string{"topic", "partition", "base", "mark"})
 	if err != nil {
 		return err

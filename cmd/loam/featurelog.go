@@ -77,6 +77,9 @@ func printServed(w io.Writer, r *verify.ServedReport) {
 	if r.Other > 0 {
 		fmt.Fprintf(w, "  %s were served by another definition of the view, and were left out\n", count(r.Other, "row"))
 	}
+	if r.AsOf > 0 {
+		fmt.Fprintf(w, "  %s were served as of an instant, and were left out: `loam verify --online` compares what is served so\n", count(r.AsOf, "row"))
+	}
 	if r.Unmarked > 0 {
 		fmt.Fprintf(w, "  of %s it isn't known how far Redis was written, so only the changes that they rest on were looked at\n", count(r.Unmarked, "row"))
 	}

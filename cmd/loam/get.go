@@ -24,8 +24,8 @@ func (a *app) getCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "get",
 		Short: "Read feature values online",
-		Long: `get reads the newest feature values of entities, from the online store that loam.yaml names, or else from the lake. Join keys
-of one entity are joined by commas: --entity tenant=7,contact_id=c1. Columns of the request, which views on demand take, stand beside
+		Long: `get reads the newest feature values of entities, from the online store that loam.yaml names, or else from the lake; of windows over
+history those as of the last ` + "`loam materialize`" + `. Join keys of one entity are joined by commas: --entity tenant=7,contact_id=c1. Columns of the request, which views on demand take, stand beside
 them: --entity contact_id=c1,cart_value=150.`,
 		Example: "  loam get --features 'profile:*' --entity contact_id=c1\n  loam get --features profile:mkt_status --entity contact_id=c1 --entity contact_id=c2",
 		Args:    noArguments,
@@ -77,11 +77,6 @@ func (a *app) get(ctx context.Context, features []string, service string, entiti
 	} else if refs, err = p.Resolve(features); err != nil {
 		return err
 	}
-	for _, r := range stored(p, refs) {
-		if why := p.Unserved(p.View(r.View)); why != "" {
-			return fmt.Errorf("feature %s: %s; ask for attributes, such as --features %s", r, why, attributesOf(p))
-		}
-	}
 	if err := knownKeys(p, entities); err != nil {
 		return err
 	}
@@ -97,11 +92,11 @@ func (a *app) get(ctx context.Context, features []string, service string, entiti
 	defer store.Close()
 	client := online.NewClient(store, p, a.now)
 	defer client.Close()
-	rows, err := client.Read(ctx, refs, entities)
+	r, err := client.Result(ctx, refs, entities)
 	if err != nil {
 		return err
 	}
-	return a.printFeatures(entities, rows)
+	return a.printFeatures(p, entities, r)
 }
 
 // stored are the features of views that have values of their own: those asked for, and the inputs of those on demand.
@@ -139,16 +134,6 @@ func knownKeys(p *feature.Project, entities []map[string]string) error {
 	return nil
 }
 
-// attributesOf is an example of features that can be asked for.
-func attributesOf(p *feature.Project) string {
-	for _, v := range p.Views {
-		if p.Unserved(v) == "" && !v.Windowed() {
-			return v.Name + ":*"
-		}
-	}
-	return "view:feature"
-}
-
 // fromLake loads the views of the features from the lake into a store of this process.
 func (a *app) fromLake(ctx context.Context, p *feature.Project, refs []feature.Ref) (*online.Store, error) {
 	l, err := openLake(ctx, p)
@@ -174,7 +159,7 @@ func (a *app) loadViews(ctx context.Context, store *online.Store, l *lake.Lake, 
 		}
 		loaded = append(loaded, r.View)
 		bar := a.progress("load " + r.View)
-		_, err := materialize(ctx, store, l, p, p.View(r.View), a.now, func(done, of int64) { bar.at(done, of, "") })
+		_, _, err := materialize(ctx, store, l, p, p.View(r.View), nil, a.now, func(done, of int64) { bar.at(done, of, "") })
 		bar.end()
 		if err != nil {
 			return err
@@ -189,6 +174,7 @@ type valueRead struct {
 	Value     json.RawMessage `json:"value"`
 	Status    online.Status   `json:"status"`
 	EventTime *time.Time      `json:"event_timestamp"`
+	AsOf      *time.Time      `json:"as_of,omitempty"` // the instant that values of the view are as of, where that isn't now
 }
 
 type entityRead struct {
@@ -196,13 +182,16 @@ type entityRead struct {
 	Features []valueRead       `json:"features"`
 }
 
-func (a *app) printFeatures(entities []map[string]string, rows [][]online.Feature) error {
-	read := make([]entityRead, len(rows))
+func (a *app) printFeatures(p *feature.Project, entities []map[string]string, r *online.Result) error {
+	read := make([]entityRead, len(r.Rows))
 	cells := [][]string{{"entity", "feature", "value", "status", "event time"}}
-	for i, row := range rows {
+	for i, row := range r.Rows {
 		read[i] = entityRead{Entity: entities[i], Features: []valueRead{}}
 		for _, f := range row {
 			v := valueRead{Feature: f.Ref.String(), Value: f.Value.JSON(), Status: f.Status}
+			if at, ok := r.AsOf[f.Ref.View]; ok {
+				v.AsOf = &at
+			}
 			at := ""
 			if !f.EventTime.IsZero() {
 				v.EventTime = &f.EventTime
@@ -212,7 +201,19 @@ func (a *app) printFeatures(entities []map[string]string, rows [][]online.Featur
 			cells = append(cells, []string{entityText(entities[i]), v.Feature, string(v.Value), string(v.Status), at})
 		}
 	}
-	return a.result(read, func(w io.Writer) { table(w, cells) })
+	return a.result(read, func(w io.Writer) {
+		table(w, cells)
+		for _, view := range slices.Sorted(maps.Keys(r.AsOf)) {
+			if !p.OverHistory(p.View(view)) {
+				fmt.Fprintln(w, frozenText(view, r.AsOf[view]))
+			}
+		}
+	})
+}
+
+// frozenText says that a view is frozen, and how that ends.
+func frozenText(view string, at time.Time) string {
+	return fmt.Sprintf("  feature view %s is frozen as of %s: `loam materialize --view %s` serves what is now again", view, moment(at.UnixMicro()), view)
 }
 
 func entityText(entity map[string]string) string {

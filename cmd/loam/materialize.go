@@ -14,19 +14,37 @@ import (
 
 func (a *app) materializeCommand() *cobra.Command {
 	var names []string
+	var asOf string
 	c := &cobra.Command{
 		Use:   "materialize",
 		Short: "Build views anew in the online store",
 		Long: `materialize writes the newest value of every entity, from the lake, as a new generation of each view, and switches reads
 to it once it is whole. A worker may go on beside it: nothing is missed. It is for bootstrap, a changed definition and repair;
-the worker does the same by itself where a view can't be read.`,
-		Example: "  loam materialize\n  loam materialize --view profile",
+the worker does the same by itself where a view can't be read.
+
+Views windowed over history are written as of now, and no worker moves them: run materialize for them by a schedule.
+
+With --as-of views are frozen: their values are what a training set has for a label at that time by the clock served, whatever
+comes, until materialize runs for them without --as-of. So good values can be served until bad data is mended.`,
+		Example: "  loam materialize\n  loam materialize --view profile\n  loam materialize --view profile --as-of 2026-11-01T00:00:00Z",
 		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.materialize(c.Context(), names)
+			if asOf == "" {
+				return a.materialize(c.Context(), names, nil)
+			}
+			at, err := time.Parse(time.RFC3339Nano, asOf)
+			if err != nil {
+				return misused("--as-of %q is not a time: write RFC 3339, such as 2026-11-01T00:00:00Z", asOf)
+			}
+			if at.After(a.now()) {
+				return misused("--as-of %s is yet to come: name a time that has been", asOf)
+			}
+			at = at.UTC().Truncate(time.Microsecond)
+			return a.materialize(c.Context(), names, &at)
 		},
 	}
 	c.Flags().StringSliceVar(&names, "view", nil, "only these views")
+	c.Flags().StringVar(&asOf, "as-of", "", "freeze the views as of this RFC 3339 `time`")
 	return c
 }
 
@@ -36,9 +54,11 @@ type materialized struct {
 	Entities int64  `json:"entities"`
 	WallMS   int64  `json:"wall_ms"`
 	Skipped  string `json:"skipped,omitempty"` // why it was not built
+	// AsOf is the instant that the values are as of; nil where they are written on as changes come.
+	AsOf *time.Time `json:"as_of,omitempty"`
 }
 
-func (a *app) materialize(ctx context.Context, names []string) error {
+func (a *app) materialize(ctx context.Context, names []string, asOf *time.Time) error {
 	p, l, err := a.open(ctx)
 	if err != nil {
 		return err
@@ -56,6 +76,9 @@ func (a *app) materialize(ctx context.Context, names []string) error {
 		return err
 	}
 	kept := store != nil
+	if !kept && asOf != nil {
+		return fmt.Errorf("--as-of freezes what is kept in Redis, and no online store is named in %s: name online.redis", feature.ProjectFile)
+	}
 	if !kept {
 		if store, err = online.InProcess(p.Name); err != nil {
 			return err
@@ -64,21 +87,28 @@ func (a *app) materialize(ctx context.Context, names []string) error {
 	defer store.Close()
 	var done []materialized
 	for _, v := range views {
-		if why := p.Unserved(v); why != "" {
+		why := p.Unserved(v)
+		if asOf != nil && v.Layout == feature.FeastLayout {
+			why = online.ErrFeastAsOf.Error()
+		}
+		if why != "" {
 			if len(names) > 0 {
-				return fmt.Errorf("feature view %s: %s; use it in training sets", v.Name, why)
+				return fmt.Errorf("feature view %s: %s", v.Name, why)
 			}
 			done = append(done, materialized{View: v.Name, Skipped: why})
 			continue
 		}
 		begun := a.now()
 		bar := a.progress("materialize " + v.Name)
-		n, err := materialize(ctx, store, l, p, v, a.now, func(done, of int64) { bar.at(done, of, number(done)+" entities") })
+		n, g, err := materialize(ctx, store, l, p, v, asOf, a.now, func(done, of int64) { bar.at(done, of, number(done)+" entities") })
 		bar.end()
+		if err == nil && kept {
+			err = l.Freeze(ctx, p.Stream(v.Stream), v.Name, asOf)
+		}
 		if err != nil {
 			return err
 		}
-		done = append(done, materialized{View: v.Name, Entities: n, WallMS: a.now().Sub(begun).Milliseconds()})
+		done = append(done, materialized{View: v.Name, Entities: n, WallMS: a.now().Sub(begun).Milliseconds(), AsOf: g.AsOf})
 	}
 	return a.result(done, func(w io.Writer) {
 		for _, m := range done {
@@ -86,7 +116,11 @@ func (a *app) materialize(ctx context.Context, names []string) error {
 				fmt.Fprintf(w, "%s: left out, %s\n", m.View, m.Skipped)
 				continue
 			}
-			fmt.Fprintf(w, "%s: %s in %s\n", m.View, count(m.Entities, "entity"), time.Duration(m.WallMS)*time.Millisecond)
+			asOf := ""
+			if m.AsOf != nil {
+				asOf = ", as of " + moment(m.AsOf.UnixMicro())
+			}
+			fmt.Fprintf(w, "%s: %s in %s%s\n", m.View, count(m.Entities, "entity"), time.Duration(m.WallMS)*time.Millisecond, asOf)
 		}
 		if !kept {
 			fmt.Fprintln(w, "no online store is named in loam.yaml, so nothing was kept: `loam get` loads its views from the lake")

@@ -10,9 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/apache/arrow-go/v18/arrow"
+
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/lake"
 	"github.com/loamdata/loam/online"
+	"github.com/loamdata/loam/pit"
 )
 
 // onlineLoop writes the batches of a worker to the online store, keeps the worker's lease, and has generations built
@@ -296,14 +299,18 @@ func (o *onlineLoop) build(ctx context.Context, view string) {
 	o.builds.Add(1)
 	go func() {
 		defer o.builds.Done()
-		n, err := materialize(ctx, o.store, o.lake, o.project, o.project.View(view), o.now, nil)
+		n, at, err := o.rebuild(ctx, o.project.View(view))
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		delete(o.building, view)
 		switch {
 		case err == nil:
 			o.failures = 0
-			o.say("feature view %s is served: %s", view, count(n, "entity"))
+			asOf := ""
+			if at != nil {
+				asOf = ", as of " + moment(at.UnixMicro())
+			}
+			o.say("feature view %s is served%s: %s", view, asOf, count(n, "entity"))
 		case !errors.Is(err, context.Canceled):
 			o.failures++
 			o.say("feature view %s could not be built, it is tried again: %v", view, err)
@@ -311,23 +318,44 @@ func (o *onlineLoop) build(ctx context.Context, view string) {
 	}()
 }
 
-// materialize builds a new generation of a view and switches to it. It gives the number of entities.
-func materialize(ctx context.Context, s *online.Store, l *lake.Lake, p *feature.Project, view *feature.View, now func() time.Time,
-	progress func(done, of int64)) (int64, error) {
+// rebuild builds a view as of now, or as of the instant that it is frozen at.
+func (o *onlineLoop) rebuild(ctx context.Context, view *feature.View) (int64, *time.Time, error) {
+	reading, err := o.lake.Read(ctx, o.project.Stream(view.Stream))
+	if err != nil {
+		return 0, nil, err
+	}
+	all, err := reading.Frozen()
+	if err != nil {
+		return 0, nil, err
+	}
+	var asOf *time.Time
+	if at, frozen := all[view.Name]; frozen {
+		asOf = &at
+	}
+	n, g, err := materialize(ctx, o.store, o.lake, o.project, view, asOf, o.now, nil)
+	return n, g.AsOf, err
+}
+
+// materialize builds a new generation of a view, as of an instant where one is given, and switches to it. It gives the number of entities,
+// and the generation.
+func materialize(ctx context.Context, s *online.Store, l *lake.Lake, p *feature.Project, view *feature.View, asOf *time.Time, now func() time.Time,
+	progress func(done, of int64)) (entities int64, g online.Generation, err error) {
 	w, err := online.NewViewWriter(ctx, s, p, view)
 	if err != nil {
-		return 0, err
+		return 0, g, err
 	}
 	defer w.Close()
-	var entities int64
-	g, err := w.Build(ctx, l, online.BuildOptions{Now: now, MemoryBytes: streamMemoryBytes, TempDir: tempDir(p), Progress: func(done, of int64) {
+	o := online.BuildOptions{Now: now, AsOf: asOf, MemoryBytes: streamMemoryBytes, TempDir: tempDir(p), Progress: func(done, of int64) {
 		entities = done
 		if progress != nil {
 			progress(done, of)
 		}
-	}})
-	if err != nil {
-		return entities, err
+	}}
+	o.Instant = func(ctx context.Context, reading *lake.Reading, at time.Time, use func(arrow.RecordBatch, int64) error) error {
+		return pit.Instant(ctx, p, view, reading, at, pit.Options{Now: now, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir}, use)
 	}
-	return entities, s.Switch(ctx, view.Name, g)
+	if g, err = w.Build(ctx, l, o); err != nil {
+		return entities, g, err
+	}
+	return entities, g, s.Switch(ctx, view.Name, g)
 }

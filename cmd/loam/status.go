@@ -55,6 +55,8 @@ type streamStatus struct {
 	Behind     int64             `json:"history_behind"` // offsets that the log has taken and the history hasn't
 	Partitions []partitionStatus `json:"partitions"`
 	Files      int               `json:"files"`
+	// Frozen are the instants that views of the stream are frozen as of.
+	Frozen map[string]time.Time `json:"frozen,omitempty"`
 	// Redrive says that dead letters are being taken again, or that it was cut off.
 	Redrive bool `json:"redrive_open,omitempty"`
 }
@@ -175,6 +177,9 @@ func streamStatusOf(ctx context.Context, l *lake.Lake, s *feature.Stream) (strea
 	one.Counts, one.Files, one.Snapshot = log.Counts(), len(log.Files), reading.Log.SnapshotID()
 	one.Counts.Ties = taken.Counts().Ties // which histories count
 	one.Redrive = log.Redrive.Open()
+	if one.Frozen, err = reading.Frozen(); err != nil {
+		return one, log, err
+	}
 	if mark, ok := log.Watermark(); ok {
 		at := time.UnixMicro(mark).UTC()
 		one.Watermark = &at
@@ -307,6 +312,9 @@ func (s streamStatus) notes(w io.Writer) {
 	}
 	if s.Behind > 0 {
 		fmt.Fprintf(w, "  the history of %s is %s behind its log; the next run or backfill catches it up\n", s.Stream, count(s.Behind, "offset"))
+	}
+	for _, view := range slices.Sorted(maps.Keys(s.Frozen)) {
+		fmt.Fprintln(w, frozenText(view, s.Frozen[view]))
 	}
 	if s.Redrive {
 		fmt.Fprintf(w, "  dead letters of %s are being taken again, or that was cut off: `loam dlq redrive` ends it\n", s.Stream)

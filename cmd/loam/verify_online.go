@@ -59,7 +59,7 @@ func (a *app) verifyOnline(ctx context.Context, names []string, buckets int) err
 	if len(reports) == 0 {
 		return errors.New("no view of the project is served online")
 	}
-	return printChecks(a, reports, printOnline)
+	return printChecks(a, reports, func(w io.Writer, r *verify.OnlineReport) { printOnline(w, p, r) })
 }
 
 // servedOf leaves of views those that have values in the online store; where they were named, all of them must.
@@ -111,15 +111,24 @@ func sameSnapshots(a, b map[string]int64) bool {
 	return true
 }
 
-func printOnline(w io.Writer, r *verify.OnlineReport) {
-	fmt.Fprintf(w, "%s: %s of %s compared, %s and %s not settled\n", r.View, count(r.Values, "value"), entities(r.Entities),
+func printOnline(w io.Writer, p *feature.Project, r *verify.OnlineReport) {
+	asOf, remedy := "", "loam materialize --view "+r.View
+	if r.AsOf != nil {
+		asOf = ", as of " + moment(r.AsOf.UnixMicro())
+		if !p.OverHistory(p.View(r.View)) {
+			remedy += " --as-of " + r.AsOf.Format(time.RFC3339Nano)
+		}
+	}
+	fmt.Fprintf(w, "%s: %s of %s compared%s, %s and %s not settled\n", r.View, count(r.Values, "value"), entities(r.Entities), asOf,
 		count(r.Total, "difference"), number(r.NotSettled))
 	printFindings(w, r.Findings)
 	switch {
+	case r.NotSettled > 0 && r.Total == 0 && r.AsOf != nil:
+		fmt.Fprintf(w, "  what isn't settled has come to the lake since it was built: `%s` takes it\n", remedy)
 	case r.Total > 0:
-		fmt.Fprintf(w, "  `loam materialize --view %s` writes it anew from the lake\n", r.View)
+		fmt.Fprintf(w, "  `%s` writes it anew from the lake\n", remedy)
 	case r.NotSettled > 0:
-		fmt.Fprintf(w, "  what isn't settled has come to the lake or to Redis alone: is a worker running? `loam materialize --view %s` needs none\n", r.View)
+		fmt.Fprintf(w, "  what isn't settled has come to the lake or to Redis alone: is a worker running? `%s` needs none\n", remedy)
 	}
 }
 
