@@ -125,7 +125,7 @@ func (p *Project) ViewDefinition(v *View) Definition {
 			types[c.Name] = c.Type.String()
 		}
 		source["columns"] = types
-		if v.Windowed() && s.Kind == StateStream {
+		if v.OverHistory(s) {
 			source["track"] = s.trackedColumns() // a change of another column begins no version
 		}
 		body["source"] = source

@@ -209,11 +209,12 @@ func (p *Project) Unserved(v *View) string {
 	return ""
 }
 
-// OverHistory reports whether a view is windowed over the history of a state stream. Its values are materialized as of an instant, and no
-// change is written to them as it comes.
-func (p *Project) OverHistory(v *View) bool {
-	return v.Windowed() && p.Stream(v.Stream).Kind == StateStream
-}
+// OverHistory reports whether a view of the stream is windowed over its history, which a state stream has. Its values are materialized as
+// of an instant, and no change is written to them as it comes.
+func (v *View) OverHistory(s *Stream) bool { return v.Windowed() && s.Kind == StateStream }
+
+// OverHistory is [View.OverHistory] of a view of the project.
+func (p *Project) OverHistory(v *View) bool { return v.OverHistory(p.Stream(v.Stream)) }
 
 // ZeroWithoutEvents reports whether a feature is 0 for an entity that nothing is known of: counts and distincts, and over history changes
 // and times in a state.

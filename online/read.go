@@ -109,7 +109,7 @@ func layoutOf(v *viewRead) layout {
 	if v.view.Layout == feature.FeastLayout {
 		return newFeastHashes(v, newFeastView(v.project, v.view, v.entity, v.stream))
 	}
-	if v.view.Windowed() && v.stream.Kind == feature.StateStream {
+	if v.view.OverHistory(v.stream) {
 		return newHistories(v)
 	}
 	if v.view.Windowed() {

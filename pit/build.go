@@ -297,7 +297,7 @@ func (b *build) differs(row int64) { b.differing[row-b.row0] = true }
 // features makes the table of a view's features for the labels that are worked on.
 func (b *build) features(ctx context.Context, j *viewJob) error {
 	switch {
-	case j.view.Windowed() && j.stream.Kind == feature.StateStream:
+	case j.view.OverHistory(j.stream):
 		return b.historyWindowed(ctx, j)
 	case j.view.Windowed():
 		return b.windowed(ctx, j)
