@@ -66,14 +66,13 @@ func (b *build) entityLabels(ctx context.Context, j *viewJob, at time.Time) erro
 	keys := slices.Sorted(slices.Values(j.entity.JoinKeys))
 	us := at.UnixMicro()
 	log := "entities_" + j.view.Name
-	known := j.reading.Spanning(lake.Span{To: us, Ingested: true})
-	if err := known.LogView(ctx, b.db, log, append(slices.Clone(keys), feature.ColIngestedAt), false); err != nil {
+	if err := j.reading.IngestedBy(us).LogView(ctx, b.db, log, keys, false); err != nil {
 		return err
 	}
 	err := b.db.Exec(ctx, sql.Render("CREATE TEMP TABLE labels AS SELECT *, (row_number() OVER ()) - 1 AS {row}, make_timestamptz({at}) AS {time} "+
-		"FROM (SELECT DISTINCT {keys} FROM {log} WHERE {present} AND epoch_us({ingested}) <= {at})", sql.Args{
+		"FROM (SELECT DISTINCT {keys} FROM {log} WHERE {present})", sql.Args{
 		"row": sql.Ident(labelRow), "time": sql.Ident(labelTime), "at": sql.Fragment(fmt.Sprintf("%d::BIGINT", us)), "keys": sql.Idents("", keys),
-		"log": sql.Ident(log), "present": notNull("", keys), "ingested": sql.Ident(feature.ColIngestedAt),
+		"log": sql.Ident(log), "present": notNull("", keys),
 	}))
 	if err != nil {
 		return err
