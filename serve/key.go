@@ -93,20 +93,21 @@ func (c *caller) sees(p *feature.Project) *feature.Project {
 
 // mayReadAll refuses callers that may read some views alone.
 func (c *caller) mayReadAll() error {
-	if c.readsAll() {
-		return nil
-	}
-	return &Error{Status: http.StatusForbidden, Code: codeForbidden, Offset: -1,
-		Message: fmt.Sprintf("the API key %s may read some views alone, and outcomes are of any stream", c.name), Remedy: "use a key that may read all, or ask without outcomes"}
+	return c.mayAll("outcomes are of any stream", "use a key that may read all, or ask without outcomes")
 }
 
 // mayUnpin refuses callers that may read some views alone: the snapshots of a training set are of whole streams, and others may need them.
 func (c *caller) mayUnpin() error {
+	return c.mayAll("so may not unpin training sets", `use a key with views: ["*"]`)
+}
+
+// mayAll refuses callers that may read some views alone, and says why that isn't enough.
+func (c *caller) mayAll(why, remedy string) error {
 	if c.readsAll() {
 		return nil
 	}
 	return &Error{Status: http.StatusForbidden, Code: codeForbidden, Offset: -1,
-		Message: fmt.Sprintf("the API key %s may read some views alone, and so may not unpin training sets", c.name), Remedy: `use a key with views: ["*"]`}
+		Message: fmt.Sprintf("the API key %s may read some views alone, and %s", c.name, why), Remedy: remedy}
 }
 
 // mayPush refuses streams that the caller may not push to.
