@@ -321,9 +321,11 @@ func (c *datasetCheck) set() sql.Fragment {
 }
 
 // typeOf is the type of a column of the training set, "" where it has none of that name.
-func (c *datasetCheck) typeOf(name string) string {
-	if i := slices.IndexFunc(c.columns, func(o sql.Column) bool { return o.Name == name }); i >= 0 {
-		return c.columns[i].Type
+func (c *datasetCheck) typeOf(name string) string { return typeOf(c.columns, name) }
+
+func typeOf(columns []sql.Column, name string) string {
+	if i := slices.IndexFunc(columns, func(o sql.Column) bool { return o.Name == name }); i >= 0 {
+		return columns[i].Type
 	}
 	return ""
 }
@@ -365,7 +367,7 @@ func (c *datasetCheck) rows(ctx context.Context, rows []int64) error {
 		}
 		recompute := v.attributes
 		switch {
-		case v.view.Windowed() && v.stream.Kind == feature.StateStream:
+		case v.view.OverHistory(v.stream):
 			recompute = v.histories
 		case v.view.Windowed():
 			recompute = v.windows

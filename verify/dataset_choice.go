@@ -167,18 +167,12 @@ func (c *datasetCheck) keyTexts() []string {
 func (c *datasetCheck) eachLabel(
 	ctx context.Context, scan, number sql.Fragment, columns []sql.Column, texts []string, use func(number int64, at *int64, texts []*string),
 ) error {
-	typeOf := func(name string) string {
-		if i := slices.IndexFunc(columns, func(o sql.Column) bool { return o.Name == name }); i >= 0 {
-			return columns[i].Type
-		}
-		return ""
-	}
 	for _, name := range append([]string{c.card.Request.TimeColumn}, texts...) {
-		if typeOf(name) == "" {
+		if typeOf(columns, name) == "" {
 			return fmt.Errorf("there is no column %s", name)
 		}
 	}
-	items := []sql.Fragment{number, c.moment(typeOf(c.card.Request.TimeColumn))}
+	items := []sql.Fragment{number, c.moment(typeOf(columns, c.card.Request.TimeColumn))}
 	for _, name := range texts {
 		items = append(items, sql.Ident(name)+"::VARCHAR")
 	}

@@ -147,8 +147,10 @@ func (v *viewCheck) labels(ctx context.Context) ([]*label, error) {
 			need = append(need, f.column)
 		}
 	}
-	if err := v.need(need); err != nil {
-		return nil, err
+	for _, name := range need {
+		if v.typeOf(name) == "" {
+			return nil, fmt.Errorf("it has no column %s", name)
+		}
 	}
 	items, keyed := []sql.Fragment{"loam_row", v.moment(v.typeOf(v.card.Request.TimeColumn))}, []sql.Fragment{"true"}
 	for _, k := range v.joinKeys {
@@ -189,16 +191,6 @@ func (v *viewCheck) labels(ctx context.Context) ([]*label, error) {
 		return nil
 	})
 	return all, err
-}
-
-// need makes an error of a column that the training set lacks.
-func (c *datasetCheck) need(columns []string) error {
-	for _, name := range columns {
-		if c.typeOf(name) == "" {
-			return fmt.Errorf("it has no column %s", name)
-		}
-	}
-	return nil
 }
 
 // moment is the expression of a label's time, of a column of that type, for [timeOf].
