@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -15,6 +14,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/loamdata/loam/internal/redisd"
 )
 
 // A testServer is a redis-server of a test's own. It is killed with the test.
@@ -29,12 +30,7 @@ type testServer struct {
 // startServer starts one, and skips the test where there is none to start.
 func startServer(t *testing.T, options ...string) *testServer {
 	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		if os.Getenv("LOAM_CI") == "1" {
-			t.Fatal("redis-server is missing: scripts/services/redis.sh install brings it")
-		}
-		t.Skip("redis-server is missing: scripts/services/redis.sh install brings it")
-	}
+	redisd.Binary(t)
 	s := &testServer{t: t, port: freePort(t), dir: t.TempDir(), options: options}
 	t.Cleanup(s.kill)
 	s.start()

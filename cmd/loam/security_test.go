@@ -21,6 +21,7 @@ import (
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/internal/certs"
+	"github.com/loamdata/loam/internal/redisd"
 )
 
 const adminPassword, redisPassword, wrongSecret = "admin-Vb55", "right-Qm42", "wrong-Hs86"
@@ -29,13 +30,7 @@ const adminPassword, redisPassword, wrongSecret = "admin-Vb55", "right-Qm42", "w
 // may do anything.
 func startRedis(t *testing.T, files certs.Files) (string, *redis.Client) {
 	t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		if os.Getenv("LOAM_CI") == "1" {
-			t.Fatal("redis-server is missing: scripts/services/redis.sh install brings it")
-		}
-		t.Skip("redis-server is missing: scripts/services/redis.sh install brings it")
-	}
+	path := redisd.Binary(t)
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -22,8 +22,8 @@ type Server struct {
 // startMax bounds how long a start is waited for.
 const startMax = 30 * time.Second
 
-// New starts a server, which ends with the test. Where there is no redis-server the test is skipped, or fails in CI.
-func New(t testing.TB) *Server {
+// Binary finds redis-server. Where there is none the test is skipped, or fails in CI.
+func Binary(t testing.TB) string {
 	t.Helper()
 	binary, err := exec.LookPath("redis-server")
 	if err != nil {
@@ -32,6 +32,13 @@ func New(t testing.TB) *Server {
 		}
 		t.Skip("redis-server is missing: scripts/services/redis.sh install brings it")
 	}
+	return binary
+}
+
+// New starts a server, which ends with the test, of [Binary].
+func New(t testing.TB) *Server {
+	t.Helper()
+	binary := Binary(t)
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
