@@ -204,6 +204,15 @@ func count(n int64, what string) string {
 	return number(n) + " " + what
 }
 
+// flagTime reads the time that a flag gives, to the microsecond, in UTC.
+func flagTime(flag, text string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return t, misused("%s %q is not a time: write RFC 3339, such as 2026-11-01T00:00:00Z", flag, text)
+	}
+	return t.UTC().Truncate(time.Microsecond), nil
+}
+
 // moment writes a time of microseconds since 1970 UTC as people read it.
 func moment(us int64) string {
 	t := time.UnixMicro(us).UTC()

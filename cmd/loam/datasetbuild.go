@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -240,11 +239,10 @@ func (f datasetFlags) overTime(r *feature.DatasetRequest, given func(string) boo
 		}
 	}
 	if given("known-at") {
-		t, err := time.Parse(time.RFC3339Nano, f.knownAt)
+		t, err := flagTime("--known-at", f.knownAt)
 		if err != nil {
-			return misused("--known-at %q is not a time: write RFC 3339, such as 2026-11-01T00:00:00Z", f.knownAt)
+			return err
 		}
-		t = t.UTC().Truncate(time.Microsecond)
 		r.KnownAt = &t
 	}
 	if given("exclude-label-time") {

@@ -39,13 +39,7 @@ func TestAwaitApplied(t *testing.T) {
 	if err := a.awaitApplied(ctx); err != nil {
 		t.Errorf("the folder is what is applied: %v", err)
 	}
-	path := filepath.Join(dir, "streams", "contact.yaml")
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte("stream: contact\nextend: true\ncolumns: [{name: score, type: double}]\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, filepath.Join(dir, "streams", "contact.yaml"), "stream: contact\nextend: true\ncolumns: [{name: score, type: double}]\n")
 	if err := a.awaitApplied(ctx); err == nil || !strings.Contains(err.Error(), "can't go on by it; everything it took is kept: the project folder differs from what was applied (stream contact") {
 		t.Errorf("the folder differs: %v", err)
 	}
@@ -78,14 +72,8 @@ func TestRefusedBeforeADefinitionChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	declare := func(typ string) {
-		path := filepath.Join(dir, "streams", "score.yaml")
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		text := "stream: score\nkind: state\nformat: row\nkey: [id]\nevent_time: at\ncolumns: [{name: id, type: string}, {name: n, type: \"" + typ + "\"}]\n"
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		writeFile(t, filepath.Join(dir, "streams", "score.yaml"),
+			"stream: score\nkind: state\nformat: row\nkey: [id]\nevent_time: at\ncolumns: [{name: id, type: string}, {name: n, type: \""+typ+"\"}]\n")
 	}
 	declare("decimal(3,1)")
 	path := filepath.Join(dir, "scores.jsonl")

@@ -91,9 +91,9 @@ func newFullExtract(s *feature.Stream, files []ingest.File, o extractOptions, no
 	}
 	e := &fullExtract{stream: s, options: o}
 	if o.time != "" {
-		at, err := time.Parse(time.RFC3339Nano, o.time)
+		at, err := flagTime("--extract-time", o.time)
 		if err != nil {
-			return nil, misused("--extract-time %q is not a time: write RFC 3339, such as 2026-11-01T00:00:00Z", o.time)
+			return nil, err
 		}
 		if at.After(now.Add(s.MaxClockSkew)) {
 			return nil, misused("--extract-time %s is in the future", o.time)

@@ -38,13 +38,7 @@ func accountProject(t *testing.T, more string) string {
 		"features/account.yaml": "entities: [{name: account, join_keys: [region, account_id]}]\n" +
 			"views: [{name: accounts, entity: account, stream: account, features: [plan]}]\n",
 	} {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		writeFile(t, filepath.Join(dir, name), text)
 	}
 	return dir
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -109,10 +108,7 @@ func newFrozenWorld(t *testing.T) *frozenWorld {
 
 func (w *frozenWorld) write(name, text string) {
 	w.t.Helper()
-	path := filepath.Join(w.dir, name)
-	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
-		w.t.Fatal(err)
-	}
+	writeFile(w.t, filepath.Join(w.dir, name), text)
 }
 
 func (w *frozenWorld) check(err error) {

@@ -32,14 +32,13 @@ comes, until materialize runs for them without --as-of. So good values can be se
 			if asOf == "" {
 				return a.materialize(c.Context(), names, nil)
 			}
-			at, err := time.Parse(time.RFC3339Nano, asOf)
+			at, err := flagTime("--as-of", asOf)
 			if err != nil {
-				return misused("--as-of %q is not a time: write RFC 3339, such as 2026-11-01T00:00:00Z", asOf)
+				return err
 			}
 			if at.After(a.now()) {
 				return misused("--as-of %s is yet to come: name a time that has been", asOf)
 			}
-			at = at.UTC().Truncate(time.Microsecond)
 			return a.materialize(c.Context(), names, &at)
 		},
 	}
@@ -116,16 +115,20 @@ func (a *app) materialize(ctx context.Context, names []string, asOf *time.Time) 
 				fmt.Fprintf(w, "%s: left out, %s\n", m.View, m.Skipped)
 				continue
 			}
-			asOf := ""
-			if m.AsOf != nil {
-				asOf = ", as of " + moment(m.AsOf.UnixMicro())
-			}
-			fmt.Fprintf(w, "%s: %s in %s%s\n", m.View, count(m.Entities, "entity"), time.Duration(m.WallMS)*time.Millisecond, asOf)
+			fmt.Fprintf(w, "%s: %s in %s%s\n", m.View, count(m.Entities, "entity"), time.Duration(m.WallMS)*time.Millisecond, asOfText(m.AsOf))
 		}
 		if !kept {
 			fmt.Fprintln(w, "no online store is named in loam.yaml, so nothing was kept: `loam get` loads its views from the lake")
 		}
 	})
+}
+
+// asOfText is what is said behind something of an instant; nothing where it has none.
+func asOfText(at *time.Time) string {
+	if at == nil {
+		return ""
+	}
+	return ", as of " + moment(at.UnixMicro())
 }
 
 func pickViews(p *feature.Project, names []string) ([]*feature.View, error) {

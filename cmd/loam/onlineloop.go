@@ -306,11 +306,7 @@ func (o *onlineLoop) build(ctx context.Context, view string) {
 		switch {
 		case err == nil:
 			o.failures = 0
-			asOf := ""
-			if at != nil {
-				asOf = ", as of " + moment(at.UnixMicro())
-			}
-			o.say("feature view %s is served%s: %s", view, asOf, count(n, "entity"))
+			o.say("feature view %s is served%s: %s", view, asOfText(at), count(n, "entity"))
 		case !errors.Is(err, context.Canceled):
 			o.failures++
 			o.say("feature view %s could not be built, it is tried again: %v", view, err)

@@ -42,10 +42,7 @@ func newScoreProject(t *testing.T, digits int, more string) *scoreProject {
 
 func (p *scoreProject) write(name, text string) {
 	p.t.Helper()
-	path := filepath.Join(p.dir, name)
-	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
-		p.t.Fatal(err)
-	}
+	writeFile(p.t, filepath.Join(p.dir, name), text)
 }
 
 func (p *scoreProject) declare(digits int) {

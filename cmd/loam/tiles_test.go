@@ -5,7 +5,6 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -46,13 +45,7 @@ func TestWindowsOnlineAsInTrainingSets(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 3))
 	write := func(name, text string) {
 		t.Helper()
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		writeFile(t, filepath.Join(dir, name), text)
 	}
 	view := "entities: [{name: who, join_keys: [who]}]\nviews:\n  - name: w\n    entity: who\n    stream: fact\n    aggregates:\n" +
 		"      - {name: rows, fn: count, where: \"n > 0 OR s = 'a'\", windows: [1h, 7d, 30d]}\n"

@@ -112,14 +112,11 @@ func sameSnapshots(a, b map[string]int64) bool {
 }
 
 func printOnline(w io.Writer, p *feature.Project, r *verify.OnlineReport) {
-	asOf, remedy := "", "loam materialize --view "+r.View
-	if r.AsOf != nil {
-		asOf = ", as of " + moment(r.AsOf.UnixMicro())
-		if !p.OverHistory(p.View(r.View)) {
-			remedy += " --as-of " + r.AsOf.Format(time.RFC3339Nano)
-		}
+	remedy := "loam materialize --view " + r.View
+	if r.AsOf != nil && !p.OverHistory(p.View(r.View)) {
+		remedy += " --as-of " + r.AsOf.Format(time.RFC3339Nano)
 	}
-	fmt.Fprintf(w, "%s: %s of %s compared%s, %s and %s not settled\n", r.View, count(r.Values, "value"), entities(r.Entities), asOf,
+	fmt.Fprintf(w, "%s: %s of %s compared%s, %s and %s not settled\n", r.View, count(r.Values, "value"), entities(r.Entities), asOfText(r.AsOf),
 		count(r.Total, "difference"), number(r.NotSettled))
 	printFindings(w, r.Findings)
 	switch {
