@@ -27,6 +27,7 @@ type liveWorld struct {
 	events  int
 	next    map[feature.Partition]int64
 	patches bool
+	name    func() string // of the entity of the next event; nil for one of twenty
 }
 
 func newLiveWorld(t *testing.T, s *Store) *liveWorld {
@@ -96,7 +97,11 @@ func (w *liveWorld) batch(p feature.Partition, events int, done bool) *feature.B
 			verb = "deleted"
 		}
 		w.events++
-		text := event(w.events, string(rune('a'+w.random.IntN(20))), int64(p.Index), w.random.IntN(1000), verb, w.payload())
+		name := string(rune('a' + w.random.IntN(20)))
+		if w.name != nil {
+			name = w.name()
+		}
+		text := event(w.events, name, int64(p.Index), w.random.IntN(1000), verb, w.payload())
 		r.Add(&ingest.Record{Position: feature.Position{Topic: p.Topic, Partition: p.Index, Offset: w.next[p]}, Value: []byte(text)}, time.Now().UnixMicro())
 		w.next[p]++
 	}

@@ -2,6 +2,7 @@ package online
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -26,6 +27,14 @@ type BuildOptions struct {
 	Instant Instant
 	// AsOf, if not nil, is the instant that the values are to be as of: what was ingested by then. No change moves them.
 	AsOf *time.Time
+	// Say, if not nil, is told in a line what became of a generation that a build before left unfinished.
+	Say func(format string, args ...any)
+}
+
+func (o BuildOptions) say(format string, args ...any) {
+	if o.Say != nil {
+		o.Say(format, args...)
+	}
 }
 
 // poll is how long a build waits before it looks again for what another process does.
@@ -43,7 +52,11 @@ const poll = 25 * time.Millisecond
 //
 // Where a change that comes twice isn't harmless, in a windowed view, it is done another way; see buildTiles. A view windowed over
 // history is computed as of now, and written by nobody else; see buildInstant. So is any view as of an instant, and step 2 and 4 aren't
-// needed. Of a build that fails nothing is left.
+// needed.
+//
+// A generation that a build before left unfinished is gone on with where that is right, and then the parts that are whole aren't
+// written again: see [ViewWriter.resume]. A build that is cancelled, or whose store went away, leaves one with what is written; of
+// any other that fails nothing is left.
 func (w *ViewWriter) Build(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, error) {
 	build := w.build
 	w.frozen = o.AsOf != nil
@@ -55,23 +68,44 @@ func (w *ViewWriter) Build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 	case w.tiles != nil:
 		build = w.buildTiles
 	}
-	g, err := build(ctx, l, o)
+	w.lease = &buildLease{}
+	held, end := w.lease.keep(ctx)
+	defer end()
+	g, err := build(held, l, o)
+	for anew := (*anewError)(nil); errors.As(err, &anew); {
+		o.say("feature view %s: generation %d, which a build left unfinished, is begun anew: %s", w.view.Name, g.Number, anew.why)
+		_ = w.store.remove(ctx, w.view.Name, g) // what stays goes with the next switch
+		g, err = build(held, l, o)
+	}
+	end()
 	if keys := w.Foreign(); err == nil && len(keys) > 0 {
 		err = fmt.Errorf("%w: remove them, they are in the way", &ForeignKeysError{keys})
 	}
 	if err != nil {
-		if g.Number > 0 {
+		if cause := context.Cause(held); errors.Is(cause, errTakenOver) {
+			err = cause
+		}
+		if g.Number > 0 && !errors.Is(err, errTakenOver) {
+			cut := ctx.Err() != nil || errors.Is(away(ctx, err), ErrAway)
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 			defer cancel()
-			_ = w.store.remove(ctx, w.view.Name, g) // what stays goes with the next switch
+			if cut && o.AsOf == nil && w.lease.whole() > 0 {
+				_ = w.lease.release(ctx) // it runs out by itself
+			} else {
+				_ = w.store.remove(ctx, w.view.Name, g) // what stays goes with the next switch
+			}
 		}
 		return g, fmt.Errorf("build feature view %s: %w", w.view.Name, err)
 	}
+	g.lease.by = w.lease.by
 	return g, nil
 }
 
 func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, error) {
-	g, err := w.store.begin(ctx, w.view.Name, w.hash, w.view.Layout, w.view.FeatureNames(), o.AsOf, o.Now())
+	g, err := w.resume(ctx, o)
+	if err == nil && g.Number == 0 {
+		g, err = w.begin(ctx, lake.Offsets{}, o.AsOf, o.Now())
+	}
 	if err != nil {
 		return g, err
 	}
@@ -87,9 +121,6 @@ func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 	}
 	if o.AsOf != nil {
 		reading = reading.IngestedBy(o.AsOf.UnixMicro())
-		if g.Others, err = otherRowsOf(ctx, reading); err != nil {
-			return g, err
-		}
 	}
 	if w.feast != nil {
 		if err := w.takeOver(ctx); err != nil {
@@ -97,7 +128,7 @@ func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 		}
 		w.past = pastOf(offsets)
 	}
-	if err := w.fill(ctx, g, reading, o); err != nil {
+	if err := w.fill(ctx, &g, reading, o); err != nil {
 		return g, err
 	}
 	if w.feast != nil {
@@ -110,7 +141,7 @@ func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 	for p, at := range offsets.Partitions {
 		g.Base[partitionText(p)] = at.Next
 	}
-	if err := w.store.complete(ctx, w.view.Name, g); err != nil {
+	if err := w.complete(ctx, g); err != nil {
 		return g, err
 	}
 	step.At(step.GenerationCompleted)
@@ -186,29 +217,50 @@ func pause(ctx context.Context) error {
 	}
 }
 
-// fill writes what the changes in the reading make of every entity.
-func (w *ViewWriter) fill(ctx context.Context, g Generation, reading *lake.Reading, o BuildOptions) error {
+// fill writes what the changes in the reading make of every entity, part by part. Of parts that are whole it writes what came since
+// they were.
+func (w *ViewWriter) fill(ctx context.Context, g *Generation, reading *lake.Reading, o BuildOptions) error {
 	db, err := sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir})
 	if err != nil {
 		return err
 	}
 	defer db.Close()
+	others, err := otherRows(ctx, db, reading)
+	if err != nil {
+		return err
+	}
+	whole := w.lease.whole()
+	if err := w.pin(ctx, g, reading, others, o); err != nil {
+		return err
+	}
 	if err := reading.LogView(ctx, db, "log", nil, true); err != nil {
 		return err
 	}
-	newest := sql.Render(sql.Statement("served_now"), sql.Args{"key": sql.Idents("g.", w.stream.Key)})
-	entities, order := "SELECT count(*) FROM newest", sql.Fragment("")
-	if w.columns != nil {
-		newest = sql.Render(sql.Statement("served_now_patches"), w.patchArgs())
-		// The changes of an entity come together, so that they go out as one write.
-		entities, order = "SELECT count(*) FILTER (greatest) FROM newest", "ORDER BY "+sql.Idents("g.", w.stream.Key)
+	part := partOf(joinKeys(w.entity))
+	order := columnPart
+	if w.columns != nil { // the changes of an entity come together, so that they go out as one write
+		order += ", " + string(sql.Idents("g.", w.stream.Key))
 	}
-	if err := db.Exec(ctx, newest); err != nil {
+	if err := w.newest(ctx, db); err != nil {
 		return err
+	}
+	args := sql.Args{
+		"part": part, "base": "", "rest": "true", "order": sql.Fragment(order), "columns": selection(w.view, w.stream), "greatest": w.greatest(),
 	}
 	var total, done int64
-	if err := db.QueryRow(ctx, entities, nil, &total); err != nil {
+	if err := db.QueryRow(ctx, sql.Render("SELECT count(*) FILTER ({greatest}) FROM newest", args), nil, &total); err != nil {
 		return err
+	}
+	if whole > 0 {
+		if err := loadBase(ctx, db, *g); err != nil {
+			return err
+		}
+		args["base"], args["rest"] = joinBase, sql.Fragment(fmt.Sprintf("(%s >= %d OR %s)", part, whole, pastBase))
+		err := db.QueryRow(ctx, sql.Render("SELECT count(*) FILTER ({greatest} AND NOT {rest}) FROM newest n "+
+			"JOIN log g ON g.loam_file = n.change_file AND g.loam_row = n.change_row {base}", args), nil, &done)
+		if err != nil {
+			return err
+		}
 	}
 	var writes []*entityWrite
 	add := func(e *entityWrite) {
@@ -222,15 +274,22 @@ func (w *ViewWriter) fill(ctx context.Context, g Generation, reading *lake.Readi
 		if err := w.send(ctx, g.Number, writes[:n]); err != nil {
 			return err
 		}
-		done += int64(n)
+		parts := buildParts
+		if n < len(writes) {
+			parts = writes[n].part
+		}
+		if err := w.wrote(ctx, parts); err != nil {
+			return err
+		}
+		done = min(done+int64(n), total)
 		if o.Progress != nil {
 			o.Progress(done, total)
 		}
 		writes = slices.Delete(writes, 0, n)
 		return nil
 	}
-	statement := sql.Render("SELECT {columns} FROM log g SEMI JOIN newest n ON g.loam_file = n.change_file AND g.loam_row = n.change_row {order}",
-		sql.Args{"columns": selection(w.view, w.stream), "order": order})
+	statement := sql.Render("SELECT {columns}, {part} AS "+columnPart+" FROM log g {base} SEMI JOIN newest n "+
+		"ON g.loam_file = n.change_file AND g.loam_row = n.change_row WHERE {rest} ORDER BY {order}", args)
 	return db.Arrow(ctx, statement, func(r array.RecordReader) error {
 		for r.Next() {
 			if err := w.each(r.RecordBatch(), add); err != nil {
@@ -244,6 +303,22 @@ func (w *ViewWriter) fill(ctx context.Context, g Generation, reading *lake.Readi
 		}
 		return flush(len(writes))
 	})
+}
+
+// newest makes the table newest of the changes in a log that make what is served.
+func (w *ViewWriter) newest(ctx context.Context, db *sql.DB) error {
+	if w.columns != nil {
+		return db.Exec(ctx, sql.Render(sql.Statement("served_now_patches"), w.patchArgs()))
+	}
+	return db.Exec(ctx, sql.Render(sql.Statement("served_now"), sql.Args{"key": sql.Idents("g.", w.stream.Key)}))
+}
+
+// greatest is the condition on the table newest that is true once an entity.
+func (w *ViewWriter) greatest() sql.Fragment {
+	if w.columns != nil {
+		return "greatest"
+	}
+	return "true"
 }
 
 // catchUp writes to one generation the rows of the log in the spans, once the lake holds them.

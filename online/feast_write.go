@@ -147,9 +147,18 @@ func feastTimeOf(o feature.Order) []byte {
 	return []byte{1 << 3, 0}
 }
 
-// pastOf reports of guards whether the lake, which stands at the offsets, has come to the change that they tell of. What is no
-// guard counts as that, too.
+// pastOf reports of guards in Feast's layout whether the lake, which stands at the offsets, has come to the change that they tell
+// of. What is no guard counts as that, too.
 func pastOf(offsets lake.Offsets) func(guard string) bool {
+	has := hasOf(offsets)
+	return func(guard string) bool {
+		o, _, err := ParseFeastGuard(guard)
+		return err != nil || has(o)
+	}
+}
+
+// hasOf reports of orders whether the lake, which stands at the offsets, has come to the change.
+func hasOf(offsets lake.Offsets) func(feature.Order) bool {
 	type source struct {
 		live      bool
 		topic     uint32
@@ -166,10 +175,7 @@ func pastOf(offsets lake.Offsets) func(guard string) bool {
 	for _, f := range offsets.Files {
 		note(feature.Partition{Topic: feature.FileTopicPrefix + f.SHA256})
 	}
-	return func(guard string) bool {
-		o, _, err := ParseFeastGuard(guard)
-		return err != nil || o.Offset < next[source{o.Live, o.TopicHash, o.Partition}]
-	}
+	return func(o feature.Order) bool { return o.Offset < next[source{o.Live, o.TopicHash, o.Partition}] }
 }
 
 // takeOver makes a generation of another definition, whose hashes are about to be written over, one that is read no more.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/internal/step"
+	"github.com/loamdata/loam/lake"
 )
 
 // State says how far a generation is.
@@ -28,7 +29,8 @@ const (
 
 // Generation is one generation of a view. Fields of the hash <project>:<view>:generations say it: <number> holds this
 // as JSON, <number>:<topic>:<partition> the offset up to which it is written, its mark; <number>@<worker> that the worker
-// writes it; <number>+<run> that a master took keys of it over; current the number that is read, next the newest number that was given.
+// writes it; <number>+<run> that a master took keys of it over; <number>/build who builds it; current the number that is read, next
+// the newest number that was given.
 type Generation struct {
 	Number     int64            `json:"-"`
 	Definition string           `json:"definition"`         // hash of the view's definition
@@ -38,7 +40,8 @@ type Generation struct {
 	Runs       []string         `json:"runs"` // run ids of the masters it was built on
 	BuiltAt    time.Time        `json:"built_at"`
 	Layout     feature.Layout   `json:"layout,omitempty"` // Feast's, whose hashes a later generation writes over
-	Others     int64            `json:"others,omitempty"` // rows of the base of a windowed view that came of files and redrives, of which offsets don't tell
+	Others     int64            `json:"others,omitempty"` // rows of the base that came of files and redrives, of which offsets don't tell
+	Log        string           `json:"log,omitempty"`    // UUID of the table of the log that it was built from
 	AsOf       *time.Time       `json:"as_of,omitempty"`  // the instant that its values are as of; nil where they move with each change
 	// Marks are the offsets up to which the partitions are written. One of a building generation says where a worker
 	// began to write it; a file has one only while it is being backfilled.
@@ -46,15 +49,20 @@ type Generation struct {
 	Joined []string                    `json:"-"` // workers that write it
 	Took   []string                    `json:"-"` // of the runs, those of masters that took keys over after it was begun
 	text   string                      // as it stands in its field
+	lease  leaseOf                     // of one that is building
 }
 
-// fieldCurrent is the field with the number of the generation that is read.
-const fieldCurrent = "current"
+// Fields with the number of the generation that is read, and with the newest that was given.
+const (
+	fieldCurrent = "current"
+	fieldNext    = "next"
+)
 
 // Generations are all generations of a view.
 type Generations struct {
 	Current int64 // the number that is read, 0 for none
 	All     []Generation
+	next    int64 // the newest number that was given
 }
 
 // Generations reads what there is of a view.
@@ -78,6 +86,12 @@ func (s *Store) Generations(ctx context.Context, view string) (Generations, erro
 		}
 	}
 	for field, text := range fields {
+		if number, building := strings.CutSuffix(field, leaseSuffix); building {
+			if n, err := strconv.ParseInt(number, 10, 64); err == nil && byNumber[n] != nil {
+				byNumber[n].lease = parseLease(text)
+				continue
+			}
+		}
 		if number, run, moved := strings.Cut(field, "+"); moved {
 			if n, err := strconv.ParseInt(number, 10, 64); err == nil && byNumber[n] != nil {
 				byNumber[n].Took = append(byNumber[n].Took, run)
@@ -97,6 +111,10 @@ func (s *Store) Generations(ctx context.Context, view string) (Generations, erro
 		case field == fieldCurrent:
 			if g.Current, err = strconv.ParseInt(text, 10, 64); err != nil {
 				return g, fmt.Errorf("the current generation of %s is %q: %w", view, text, err)
+			}
+		case field == fieldNext:
+			if g.next, err = strconv.ParseInt(text, 10, 64); err != nil {
+				return g, fmt.Errorf("the newest generation of %s is %q: %w", view, text, err)
 			}
 		case isOffset:
 			n, err1 := strconv.ParseInt(number, 10, 64)
@@ -161,18 +179,41 @@ func markField(number int64, p feature.Partition) string {
 	return fmt.Sprintf("%d:%s", number, partitionText(p))
 }
 
-// begin enters a new generation, which is building. Whoever writes the view writes it, too, from then on, unless it is as of an instant.
-func (s *Store) begin(ctx context.Context, view, definition string, layout feature.Layout, features []string, asOf *time.Time, now time.Time) (Generation, error) {
+// begin enters a new generation, which is building and whose base is the offsets. Whoever writes the view writes it, too, from then on,
+// unless it is as of an instant.
+func (w *ViewWriter) begin(ctx context.Context, offsets lake.Offsets, asOf *time.Time, now time.Time) (Generation, error) {
+	s, view := w.store, w.view.Name
 	key := generationsKey(s.project, view)
-	number, err := s.redis.HIncrBy(ctx, key, "next", 1).Result()
+	number, err := s.redis.HIncrBy(ctx, key, fieldNext, 1).Result()
 	if err != nil {
 		return Generation{}, fmt.Errorf("begin a generation of %s: %w", view, err)
 	}
 	g := Generation{
-		Number: number, Definition: definition, Layout: layout, Features: features, State: Building, Runs: s.runIDs(), BuiltAt: now.UTC().Truncate(time.Millisecond),
+		Number: number, Definition: w.hash, Layout: w.view.Layout, State: Building, Runs: s.runIDs(), BuiltAt: now.UTC().Truncate(time.Millisecond),
 		Base: map[string]int64{}, Marks: map[feature.Partition]int64{}, AsOf: asOf,
 	}
-	if err := s.put(ctx, view, g); err != nil {
+	if w.tiles == nil {
+		g.Features = w.view.FeatureNames()
+	}
+	for p, at := range offsets.Partitions {
+		g.Base[partitionText(p)], g.Marks[p] = at.Next, at.Next
+	}
+	text, err := json.Marshal(g)
+	if err != nil {
+		return g, err
+	}
+	clock, err := s.now(ctx, key)
+	if err == nil {
+		held := w.lease.take(s, view, number, 0, clock)
+		_, err = s.redis.TxPipelined(ctx, func(p redis.Pipeliner) error {
+			p.HSet(ctx, key, strconv.FormatInt(number, 10), text, leaseField(number), held)
+			for partition, mark := range g.Marks {
+				p.HSetNX(ctx, key, markField(number, partition), mark)
+			}
+			return nil
+		})
+	}
+	if err != nil {
 		return g, fmt.Errorf("begin generation %d of %s: %w", number, view, err)
 	}
 	return g, nil
@@ -192,12 +233,25 @@ func (s *Store) generation(ctx context.Context, view string, number int64) (Gene
 	return Generation{Number: number}, fmt.Errorf("the online store has lost generation %d of %s while it was built: it restarted, or was emptied", number, view)
 }
 
-// complete notes that a generation holds its base. A store that restarted meanwhile has part of it: that is an error.
-func (s *Store) complete(ctx context.Context, view string, g Generation) error {
-	if err := s.same(ctx, view, g); err != nil {
+// complete notes that a generation holds its base, and marks it. A store that restarted meanwhile has part of it: that is an error.
+func (w *ViewWriter) complete(ctx context.Context, g Generation) error {
+	if err := w.store.same(ctx, w.view.Name, g); err != nil {
 		return err
 	}
-	return s.put(ctx, view, g)
+	text, err := json.Marshal(g)
+	if err != nil {
+		return err
+	}
+	if err := w.lease.note(ctx, 0, strconv.FormatInt(g.Number, 10), text); err != nil {
+		return err
+	}
+	_, err = w.store.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for partition, offset := range g.Base {
+			p.HSetNX(ctx, generationsKey(w.store.project, w.view.Name), fmt.Sprintf("%d:%s", g.Number, partition), offset)
+		}
+		return nil
+	})
+	return err
 }
 
 // same fails where the store isn't the one that the generation was begun on.
@@ -209,23 +263,6 @@ func (s *Store) same(ctx context.Context, view string, g Generation) error {
 		return fmt.Errorf("the online store restarted while generation %d of %s was built", g.Number, view)
 	}
 	_, err := s.generation(ctx, view, g.Number)
-	return err
-}
-
-// put writes what a generation says of itself, and then the marks that it lacks: its base.
-func (s *Store) put(ctx context.Context, view string, g Generation) error {
-	text, err := json.Marshal(g)
-	if err != nil {
-		return err
-	}
-	key := generationsKey(s.project, view)
-	_, err = s.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-		p.HSet(ctx, key, strconv.FormatInt(g.Number, 10), text)
-		for partition, offset := range g.Base {
-			p.HSetNX(ctx, key, fmt.Sprintf("%d:%s", g.Number, partition), offset)
-		}
-		return nil
-	})
 	return err
 }
 
@@ -277,10 +314,16 @@ func (s *Store) join(ctx context.Context, view string, g Generation, worker stri
 
 // switchTo makes a generation the one that is read, unless a newer one is.
 //
-// KEYS[1] the view's generations; ARGV[1] the generation's number, ARGV[2] what it says of itself. It gives 0 where a newer one is read.
+// KEYS[1] the view's generations; ARGV[1] the generation's number, ARGV[2] what it says of itself, ARGV[3] the field of its lease,
+// ARGV[4] how that must begin. It gives 0 where a newer one is read, and -1 where the lease is another.
 var switchTo = redis.NewScript(`
-if tonumber(redis.call('HGET', KEYS[1], 'current') or '0') > tonumber(ARGV[1]) then return 0 end
+local current = tonumber(redis.call('HGET', KEYS[1], 'current') or '0')
+if current == tonumber(ARGV[1]) then return 1 end
+if current > tonumber(ARGV[1]) then return 0 end
+local held = redis.call('HGET', KEYS[1], ARGV[3])
+if not held or string.sub(held, 1, #ARGV[4]) ~= ARGV[4] then return -1 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2], 'current', ARGV[1])
+redis.call('HDEL', KEYS[1], ARGV[3])
 return 1
 `)
 
@@ -296,10 +339,12 @@ func (s *Store) Switch(ctx context.Context, view string, g Generation) error {
 		return fmt.Errorf("switch to generation %d of %s: %w", g.Number, view, err)
 	}
 	keys, number := []string{generationsKey(s.project, view)}, strconv.FormatInt(g.Number, 10)
-	switched, err := switchTo.Run(ctx, s.redis, keys, number, text).Int() // with its text where the server hasn't it
+	switched, err := switchTo.Run(ctx, s.redis, keys, number, text, leaseField(g.Number), g.lease.by).Int() // with its text where the server hasn't it
 	switch {
 	case err != nil:
 		return fmt.Errorf("switch to generation %d of %s: %w", g.Number, view, err)
+	case switched < 0:
+		return fmt.Errorf("switch to generation %d of %s: %w", g.Number, view, errTakenOver)
 	case switched == 0:
 		return s.remove(ctx, view, g)
 	}
@@ -338,7 +383,7 @@ func (s *Store) remove(ctx context.Context, view string, g Generation) error {
 	if err != nil {
 		return fmt.Errorf("remove generation %d of %s: %w", g.Number, view, err)
 	}
-	fields := []string{strconv.FormatInt(g.Number, 10)}
+	fields := []string{strconv.FormatInt(g.Number, 10), leaseField(g.Number)}
 	for _, worker := range g.Joined {
 		fields = append(fields, joinedField(g.Number, worker))
 	}

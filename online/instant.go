@@ -31,7 +31,7 @@ func (w *ViewWriter) buildInstant(ctx context.Context, l *lake.Lake, o BuildOpti
 	if o.AsOf != nil {
 		at = *o.AsOf
 	}
-	g, err := w.store.begin(ctx, w.view.Name, w.hash, w.view.Layout, w.view.FeatureNames(), &at, o.Now())
+	g, err := w.begin(ctx, lake.Offsets{}, &at, o.Now())
 	if err != nil {
 		return g, err
 	}
@@ -63,7 +63,7 @@ func (w *ViewWriter) buildInstant(ctx context.Context, l *lake.Lake, o BuildOpti
 		return g, err
 	}
 	step.At(step.GenerationFilled)
-	if err := w.store.complete(ctx, w.view.Name, g); err != nil {
+	if err := w.complete(ctx, g); err != nil {
 		return g, err
 	}
 	step.At(step.GenerationCompleted)

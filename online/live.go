@@ -57,13 +57,21 @@ func (l *Live) Close() error {
 	return errors.Join(errs...)
 }
 
-// targets are the generations of a view that are to be written: those of its definition on this run of Redis, that aren't as of an instant.
+// targets are the generations of a view that are to be written: those of its definition on this run of Redis, that aren't as of an
+// instant, but for one whose build has ended before it was whole. Who takes that over deals with what it lacks.
 func (l *Live) targets(ctx context.Context, w *ViewWriter) ([]Generation, error) {
 	all, err := l.store.Generations(ctx, w.view.Name)
 	if err != nil {
 		return nil, err
 	}
 	targets := slices.DeleteFunc(all.All, func(g Generation) bool { return g.Definition != w.hash || !l.store.holds(g) })
+	if slices.ContainsFunc(targets, func(g Generation) bool { return g.State == Building }) {
+		now, err := l.store.now(ctx, generationsKey(l.store.project, w.view.Name))
+		if err != nil {
+			return nil, fmt.Errorf("ask Redis for the time: %w", err)
+		}
+		targets = slices.DeleteFunc(targets, func(g Generation) bool { return g.abandoned(now) })
+	}
 	for _, g := range targets {
 		if err := l.store.adopt(ctx, w.view.Name, g); err != nil {
 			return nil, err

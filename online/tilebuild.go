@@ -2,7 +2,6 @@ package online
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
-	"github.com/redis/go-redis/v9"
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/internal/step"
@@ -27,24 +25,32 @@ import (
 // what was ingested by then is all there is.
 func (w *ViewWriter) buildTiles(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, error) {
 	w.clock = o.Now
+	g, err := w.resume(ctx, o)
+	if err != nil {
+		return g, err
+	}
 	reading, offsets, err := readPast(ctx, l, w.stream, nil)
 	if err != nil {
-		return Generation{}, err
+		return g, err
 	}
 	if o.AsOf != nil {
 		w.clock = func() time.Time { return *o.AsOf }
 		reading = reading.IngestedBy(o.AsOf.UnixMicro())
 	}
-	g, err := w.beginTiles(ctx, offsets, o.AsOf, o.Now())
+	if g.Number == 0 {
+		g, err = w.beginTiles(ctx, offsets, o.AsOf, o.Now())
+	} else {
+		err = w.oweTiles(ctx, offsets, g.Number)
+	}
 	if err != nil {
 		return g, err
 	}
 	step.At(step.GenerationEntered)
-	if g.Others, err = w.fillTiles(ctx, g, reading, o); err != nil {
+	if err = w.fillTiles(ctx, &g, reading, o); err != nil {
 		return g, err
 	}
 	step.At(step.GenerationFilled)
-	if err := w.store.complete(ctx, w.view.Name, g); err != nil {
+	if err := w.complete(ctx, g); err != nil {
 		return g, err
 	}
 	step.At(step.GenerationCompleted)
@@ -57,42 +63,21 @@ func (w *ViewWriter) buildTiles(ctx context.Context, l *lake.Lake, o BuildOption
 	return g, w.overtake(ctx, l, g)
 }
 
-// beginTiles enters a generation whose base is the offsets. What backfills and redrives owe the generations before, they
-// owe this one, too, unless it holds it.
+// beginTiles enters a generation whose base is the offsets.
 func (w *ViewWriter) beginTiles(ctx context.Context, offsets lake.Offsets, asOf *time.Time, now time.Time) (Generation, error) {
-	key := generationsKey(w.store.project, w.view.Name)
-	number, err := w.store.redis.HIncrBy(ctx, key, "next", 1).Result()
-	if err != nil {
-		return Generation{}, fmt.Errorf("begin a generation of %s: %w", w.view.Name, err)
-	}
-	g := Generation{
-		Number: number, Definition: w.hash, State: Building, Runs: w.store.runIDs(), BuiltAt: now.UTC().Truncate(time.Millisecond),
-		Base: map[string]int64{}, Marks: map[feature.Partition]int64{}, AsOf: asOf,
-	}
-	for p, at := range offsets.Partitions {
-		g.Base[partitionText(p)], g.Marks[p] = at.Next, at.Next
-	}
-	text, err := json.Marshal(g)
-	if err != nil {
+	g, err := w.begin(ctx, offsets, asOf, now)
+	if err != nil || asOf != nil {
 		return g, err
 	}
-	_, err = w.store.redis.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		p.HSet(ctx, key, strconv.FormatInt(number, 10), text)
-		for partition, mark := range g.Marks {
-			p.HSetNX(ctx, key, markField(number, partition), mark)
-		}
-		return nil
-	})
-	if err != nil {
-		return g, fmt.Errorf("begin generation %d of %s: %w", number, w.view.Name, err)
-	}
-	if asOf != nil {
-		return g, nil
-	}
-	// What is owed from now on is owed to this generation, too; what was owed before is found here.
+	return g, w.oweTiles(ctx, offsets, g.Number)
+}
+
+// oweTiles notes that what backfills and redrives owe other generations they owe this one, too, unless it holds it. What is owed from
+// its entry on is owed to it anyway; what was owed before is found here.
+func (w *ViewWriter) oweTiles(ctx context.Context, offsets lake.Offsets, number int64) error {
 	all, err := w.store.Generations(ctx, w.view.Name)
 	if err != nil {
-		return g, err
+		return err
 	}
 	owed := map[feature.Partition]int64{}
 	for _, one := range all.All {
@@ -102,7 +87,7 @@ func (w *ViewWriter) beginTiles(ctx context.Context, offsets lake.Offsets, asOf 
 			}
 		}
 	}
-	return g, w.store.Mark(ctx, w.view.Name, number, owed)
+	return w.store.Mark(ctx, w.view.Name, number, owed)
 }
 
 // taken reports whether offsets hold the whole of a file.
@@ -110,36 +95,56 @@ func taken(offsets lake.Offsets, p feature.Partition) bool {
 	return slices.ContainsFunc(offsets.Files, func(f lake.File) bool { return feature.FileTopicPrefix+f.SHA256 == p.Topic && f.Done })
 }
 
-// fillTiles writes what the reading makes of every entity, and gives how many of the reading's rows came of files and redrives.
-// It may be repeated: an entity that holds its base isn't given it again.
-func (w *ViewWriter) fillTiles(ctx context.Context, g Generation, reading *lake.Reading, o BuildOptions) (others int64, err error) {
+// fillTiles writes what the generation's base makes of every entity of the parts that aren't whole. It may be repeated, by a later reading,
+// too: an entity that holds its base isn't given it again, and of a reading that is further no more is taken than the base.
+func (w *ViewWriter) fillTiles(ctx context.Context, g *Generation, reading *lake.Reading, o BuildOptions) error {
 	db, err := sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir})
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer db.Close()
-	if others, err = otherRows(ctx, db, reading); err != nil {
-		return 0, err
+	others, err := otherRows(ctx, db, reading)
+	if err != nil {
+		return err
+	}
+	whole := w.lease.whole()
+	if err := w.pin(ctx, g, reading, others, o); err != nil {
+		return err
+	}
+	if err := loadBase(ctx, db, *g); err != nil {
+		return err
 	}
 	now := w.now().UnixMicro()
-	from := now - tileSkew.Microseconds() - w.tiles.widest
-	if err := reading.Spanning(lake.Span{From: &from, To: math.MaxInt64}).LogView(ctx, db, "log", nil, false); err != nil {
-		return 0, err
-	}
-	args := sql.Args{"keys": sql.Idents("", w.tiles.joins), "columns": w.tiles.selection(), "known": w.tiles.keyed()}
-	err = db.Exec(ctx, sql.Render("CREATE TEMP TABLE events AS SELECT {columns} FROM log WHERE {known} AND epoch_us(event_time) >= $1", args), from)
-	if err != nil {
-		return 0, err
+	if err := w.tileEvents(ctx, db, reading, now, "NOT "+pastBase); err != nil {
+		return err
 	}
 	f := tileFill{writer: w, generation: g.Number, now: now, progress: o.Progress}
-	if err := db.QueryRow(ctx, sql.Render("SELECT count(*) FROM (SELECT DISTINCT {keys} FROM events)", args), nil, &f.total); err != nil {
-		return 0, err
-	}
-	err = db.Batches(ctx, sql.Render("SELECT * FROM events ORDER BY {keys}", args), func(batch arrow.RecordBatch) error { return f.add(ctx, batch) })
+	args := sql.Args{"keys": sql.Idents("", w.tiles.joins), "whole": sql.Fragment(strconv.Itoa(whole))}
+	err = db.QueryRow(ctx, sql.Render("SELECT count(*), count(*) FILTER (loam_part < {whole}) FROM (SELECT DISTINCT {keys}, loam_part FROM events)", args),
+		nil, &f.total, &f.done)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return others, f.flush(ctx, true)
+	err = db.Batches(ctx, sql.Render("SELECT * FROM events WHERE loam_part >= {whole} ORDER BY loam_part, {keys}", args),
+		func(batch arrow.RecordBatch) error { return f.add(ctx, batch) })
+	if err != nil {
+		return err
+	}
+	return f.flush(ctx, buildParts)
+}
+
+// tileEvents makes the table events of those in a log that a window can need and that meet a condition on the log, called g, beside
+// loam_base, called b; with whether it is past the base, and the part that its entity is in.
+func (w *ViewWriter) tileEvents(ctx context.Context, db *sql.DB, reading *lake.Reading, now int64, condition sql.Fragment) error {
+	from := now - tileSkew.Microseconds() - w.tiles.widest
+	if err := reading.Spanning(lake.Span{From: &from, To: math.MaxInt64}).LogView(ctx, db, "log", nil, false); err != nil {
+		return err
+	}
+	args := sql.Args{
+		"columns": w.tiles.selection(), "part": partOf(w.tiles.joins), "known": w.tiles.keyed(), "base": joinBase, "condition": condition,
+	}
+	return db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP TABLE events AS SELECT {columns}, "+string(pastBase)+" AS "+columnPast+", {part} AS "+columnPart+" FROM log g {base} "+
+		"WHERE {known} AND epoch_us(event_time) >= $1 AND {condition}", args), from)
 }
 
 // keyed is the condition that an event has all of the entity's keys.
@@ -179,10 +184,11 @@ func (f *tileFill) add(ctx context.Context, batch arrow.RecordBatch) error {
 	if err != nil {
 		return err
 	}
+	parts := batch.Column(int(batch.NumCols()) - 1).(*array.Int32)
 	for i := range int(batch.NumRows()) {
 		key, _ := rows.key(i)
 		if f.entity == nil || !slices.Equal(key, f.key) {
-			if err := f.flush(ctx, false); err != nil {
+			if err := f.flush(ctx, int(parts.Value(i))); err != nil {
 				return err
 			}
 			f.key, f.entity = key, plan.empty()
@@ -193,8 +199,9 @@ func (f *tileFill) add(ctx context.Context, batch arrow.RecordBatch) error {
 	return nil
 }
 
-// flush ends the entity, and writes those that wait once they are many or the last.
-func (f *tileFill) flush(ctx context.Context, last bool) error {
+// flush ends the entity, and writes those that wait once they are many or the last. The next one is of that part; after the last
+// all parts are whole.
+func (f *tileFill) flush(ctx context.Context, next int) error {
 	plan := f.writer.tiles
 	if whole := f.entity; whole != nil {
 		plan.trim(whole, f.now)
@@ -209,10 +216,13 @@ func (f *tileFill) flush(ctx context.Context, last bool) error {
 		}})
 		f.entity = nil
 	}
-	if len(f.updates) < pipelineCalls && !last {
+	if len(f.updates) < pipelineCalls && next < buildParts {
 		return nil
 	}
 	if err := f.writer.updateTiles(ctx, f.generation, f.updates, true); err != nil {
+		return err
+	}
+	if err := f.writer.wrote(ctx, next); err != nil {
 		return err
 	}
 	f.done += int64(len(f.updates))

@@ -94,7 +94,7 @@ func TestTilesFilledAgain(t *testing.T) {
 		for from := 60; from < 120; from += 20 {
 			_, err = v.writeTiles(ctx, g, w.batch(0, from, from+20).Rows) // before and after it
 			w.fatal(err)
-			_, err = v.fillTiles(ctx, g, reading, BuildOptions{Now: w.clock})
+			err = v.fillTiles(ctx, &g, reading, BuildOptions{Now: w.clock})
 			w.fatal(err)
 		}
 		w.fatal(s.Mark(ctx, "all", g.Number, map[feature.Partition]int64{w.partition(0): 120}))
@@ -186,7 +186,7 @@ func TestTilesJoinAndStall(t *testing.T) {
 		stalled := w.batch(0, 45, 60)
 		commitTo(t, w.lake, w.batch(0, 45, 60))
 		w.write(second, w.batch(0, 50, 60))
-		_, err = v.fillTiles(ctx, g, reading, BuildOptions{Now: w.clock})
+		err = v.fillTiles(ctx, &g, reading, BuildOptions{Now: w.clock})
 		w.fatal(err)
 		w.fatal(s.Switch(ctx, "all", g))
 		w.write(first, stalled)

@@ -17,11 +17,17 @@ import (
 // guardedTiles puts an entity's string in the place of the one that was read, if it is still that one: a header tells which
 // events a string holds.
 //
-// KEYS[1] the entity; ARGV[1] the header of the string that was read, "" where there was none, ARGV[2] the string to put,
-// ARGV[3] when it expires in milliseconds since 1970 or "" for never. It gives 0 where another stands there.
+// KEYS[1] the entity; ARGV[1] the header of the string that was read, "" where there was none, ARGV[2] the string to put, "" for
+// none, ARGV[3] when it expires in milliseconds since 1970 or "" for never. It gives 0 where another stands there.
 var guardedTiles = newScript(`
 if redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) ~= ARGV[1] then return 0 end
-if ARGV[3] == '' then redis.call('SET', KEYS[1], ARGV[2]) else redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[3]) end
+if ARGV[2] == '' then
+  redis.call('DEL', KEYS[1])
+elseif ARGV[3] == '' then
+  redis.call('SET', KEYS[1], ARGV[2])
+else
+  redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[3])
+end
 return 1
 `)
 

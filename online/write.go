@@ -51,6 +51,7 @@ const (
 // entityWrite is one write of an entity.
 type entityWrite struct {
 	entity  string // as it stands in keys, in its braces; in Feast's layout the whole key
+	part    int    // of the entities, where the rows say it
 	order   feature.Order
 	deleted bool
 	values  []*string   // by feature of the view; nil for null
@@ -70,6 +71,7 @@ type ViewWriter struct {
 	past    func(guard string) bool // while a generation in Feast's layout is filled
 	history bool                    // it is windowed over history
 	frozen  bool                    // while a generation as of an instant is built, which doesn't expire
+	lease   *buildLease             // of the generation that is built
 	db      *sql.DB                 // evaluates expressions; nil where every feature is a column
 
 	noting  sync.Mutex
@@ -88,6 +90,7 @@ func NewViewWriter(ctx context.Context, s *Store, p *feature.Project, view *feat
 	}
 	w := &ViewWriter{
 		store: s, view: view, entity: p.Entity(view.Entity), stream: p.Stream(view.Stream), hash: p.ViewDefinition(view).Hash,
+		lease: &buildLease{},
 	}
 	if p.OverHistory(view) {
 		w.history, w.fields = true, featureFields(view)
@@ -241,6 +244,10 @@ func (w *ViewWriter) each(batch arrow.RecordBatch, yield func(*entityWrite)) err
 	if failed != nil {
 		return failed
 	}
+	var parts *array.Int32
+	if found := batch.Schema().FieldIndices(columnPart); len(found) == 1 {
+		parts = batch.Column(found[0]).(*array.Int32)
+	}
 	topics := map[string]uint32{}
 	texts := make([]string, len(keys))
 	var text []byte
@@ -260,6 +267,9 @@ func (w *ViewWriter) each(batch arrow.RecordBatch, yield func(*entityWrite)) err
 			Partition: int32(partition.(*array.Int64).Value(i)), Offset: offset.(*array.Int64).Value(i),
 		}
 		e.deleted = op.(*array.String).Value(i) == feature.OpDelete
+		if parts != nil {
+			e.part = int(parts.Value(i))
+		}
 		if sequence.IsValid(i) {
 			e.order.HasSequence, e.order.Sequence = true, sequence.(*array.Int64).Value(i)
 		}

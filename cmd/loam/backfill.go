@@ -186,7 +186,7 @@ func (a *app) payOwed(ctx context.Context, live *online.Live, s *online.Store, l
 	}
 	for _, view := range owing {
 		bar := a.progress("materialize " + view)
-		_, _, err := materialize(ctx, s, l, p, p.View(view), nil, a.now, func(done, of int64) { bar.at(done, of, number(done)+" entities") })
+		_, _, err := materialize(ctx, s, l, p, p.View(view), nil, a.now, func(done, of int64) { bar.at(done, of, number(done)+" entities") }, a.say)
 		bar.end()
 		if err != nil {
 			return err

@@ -159,7 +159,7 @@ func (a *app) loadViews(ctx context.Context, store *online.Store, l *lake.Lake, 
 		}
 		loaded = append(loaded, r.View)
 		bar := a.progress("load " + r.View)
-		_, _, err := materialize(ctx, store, l, p, p.View(r.View), nil, a.now, func(done, of int64) { bar.at(done, of, "") })
+		_, _, err := materialize(ctx, store, l, p, p.View(r.View), nil, a.now, func(done, of int64) { bar.at(done, of, "") }, nil)
 		bar.end()
 		if err != nil {
 			return err

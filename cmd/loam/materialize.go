@@ -20,7 +20,7 @@ func (a *app) materializeCommand() *cobra.Command {
 		Short: "Build views anew in the online store",
 		Long: `materialize writes the newest value of every entity, from the lake, as a new generation of each view, and switches reads
 to it once it is whole. A worker may go on beside it: nothing is missed. It is for bootstrap, a changed definition and repair;
-the worker does the same by itself where a view can't be read.
+the worker does the same by itself where a view can't be read. A build that was cut off is gone on with, where that is right.
 
 Views windowed over history are written as of now, and no worker moves them: run materialize for them by a schedule.
 
@@ -99,7 +99,7 @@ func (a *app) materialize(ctx context.Context, names []string, asOf *time.Time) 
 		}
 		begun := a.now()
 		bar := a.progress("materialize " + v.Name)
-		n, g, err := materialize(ctx, store, l, p, v, asOf, a.now, func(done, of int64) { bar.at(done, of, number(done)+" entities") })
+		n, g, err := materialize(ctx, store, l, p, v, asOf, a.now, func(done, of int64) { bar.at(done, of, number(done)+" entities") }, a.say)
 		bar.end()
 		if err == nil && kept {
 			err = l.Freeze(ctx, p.Stream(v.Stream), v.Name, asOf)

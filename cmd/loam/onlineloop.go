@@ -250,13 +250,27 @@ func (o *onlineLoop) tend(ctx, building context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(workers) > 0 && workers[0] != o.worker {
-		missing = nil // one of several builds
-	}
-	for _, view := range missing {
-		o.build(building, view)
+	if len(workers) == 0 || workers[0] == o.worker { // one of several builds
+		for _, view := range missing {
+			o.build(building, view)
+		}
+		if err := o.discard(ctx, building); err != nil {
+			return err
+		}
 	}
 	o.checked = o.now()
+	return nil
+}
+
+// discard has generations removed that were left unfinished and that no build can go on with.
+func (o *onlineLoop) discard(ctx, building context.Context) error {
+	abandoned, err := o.live.Abandoned(ctx)
+	if err != nil {
+		return err
+	}
+	for view, generations := range abandoned {
+		o.beside(view, func() { o.store.Discard(building, view, generations) })
+	}
 	return nil
 }
 
@@ -291,18 +305,15 @@ func (o *onlineLoop) own(positions map[string]map[feature.Partition]int64) map[s
 // build builds a view beside the loop, unless that is going on.
 func (o *onlineLoop) build(ctx context.Context, view string) {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.building[view] || o.failures >= buildsMax && o.once {
+	failed := o.failures >= buildsMax && o.once
+	o.mu.Unlock()
+	if failed {
 		return
 	}
-	o.building[view] = true
-	o.builds.Add(1)
-	go func() {
-		defer o.builds.Done()
+	o.beside(view, func() {
 		n, at, err := o.rebuild(ctx, o.project.View(view))
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		delete(o.building, view)
 		switch {
 		case err == nil:
 			o.failures = 0
@@ -311,7 +322,23 @@ func (o *onlineLoop) build(ctx context.Context, view string) {
 			o.failures++
 			o.say("feature view %s could not be built, it is tried again: %v", view, err)
 		}
-	}()
+	})
+}
+
+// beside does work on a view beside the loop, unless other work on it is going on.
+func (o *onlineLoop) beside(view string, work func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.building[view] {
+		return
+	}
+	o.building[view] = true
+	o.builds.Go(func() {
+		work()
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		delete(o.building, view)
+	})
 }
 
 // rebuild builds a view as of now, or as of the instant that it is frozen at.
@@ -328,20 +355,20 @@ func (o *onlineLoop) rebuild(ctx context.Context, view *feature.View) (int64, *t
 	if at, frozen := all[view.Name]; frozen {
 		asOf = &at
 	}
-	n, g, err := materialize(ctx, o.store, o.lake, o.project, view, asOf, o.now, nil)
+	n, g, err := materialize(ctx, o.store, o.lake, o.project, view, asOf, o.now, nil, o.say)
 	return n, g.AsOf, err
 }
 
 // materialize builds a new generation of a view, as of an instant where one is given, and switches to it. It gives the number of entities,
-// and the generation.
+// and the generation. say is told of what an earlier build left unfinished.
 func materialize(ctx context.Context, s *online.Store, l *lake.Lake, p *feature.Project, view *feature.View, asOf *time.Time, now func() time.Time,
-	progress func(done, of int64)) (entities int64, g online.Generation, err error) {
+	progress func(done, of int64), say func(format string, args ...any)) (entities int64, g online.Generation, err error) {
 	w, err := online.NewViewWriter(ctx, s, p, view)
 	if err != nil {
 		return 0, g, err
 	}
 	defer w.Close()
-	o := online.BuildOptions{Now: now, AsOf: asOf, MemoryBytes: streamMemoryBytes, TempDir: tempDir(p), Progress: func(done, of int64) {
+	o := online.BuildOptions{Now: now, AsOf: asOf, MemoryBytes: streamMemoryBytes, TempDir: tempDir(p), Say: say, Progress: func(done, of int64) {
 		entities = done
 		if progress != nil {
 			progress(done, of)

@@ -281,7 +281,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 			{step.HistoryPlanned, []int{0, 1, 4}}, {step.HistoryWritten, []int{0, 1, 4}}, {step.HistoryStaged, []int{0, 1, 4}},
 			{step.HistoryCommitted, []int{0, 1, 4}},
 			{step.OnlineBegun, []int{0, 1, 3}}, {step.OnlineWritten, []int{0, 1, 3}}, {step.OnlineMarked, []int{0, 1, 3}}, {step.OnlineCaughtUp, []int{0, 1}},
-			{step.GenerationEntered, []int{0, 1, 0}}, {step.GenerationFilled, []int{0, 1, 0}}, {step.GenerationCompleted, []int{0, 1, 0}},
+			{step.GenerationEntered, []int{0, 1, 0}}, {step.GenerationPart, []int{0, 0}}, {step.GenerationFilled, []int{0, 1, 0}}, {step.GenerationCompleted, []int{0, 1, 0}},
 			{step.GenerationSwitched, []int{0, 0}}, {step.GenerationAlone, []int{0, 0}},
 		} {
 			t.Run(string(at.step), func(t *testing.T) {
@@ -337,7 +337,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 			t.Parallel()
 			s := c.project(t)
 			run(t, s.dir, ending...)
-			for _, at := range []step.Step{step.GenerationEntered, step.GenerationFilled, step.GenerationCompleted, step.GenerationSwitched, step.GenerationAlone} {
+			for _, at := range []step.Step{step.GenerationEntered, step.GenerationPart, step.GenerationFilled, step.GenerationCompleted, step.GenerationSwitched, step.GenerationAlone} {
 				again(t, s, at, 1, "materialize")
 				s.same(t, want)
 			}

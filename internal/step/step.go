@@ -39,6 +39,7 @@ const (
 	OnlineMarked        Step = "online-marked"        // marks say so
 	OnlineCaughtUp      Step = "online-caught-up"     // what a generation lacked is written, marks are behind
 	GenerationEntered   Step = "generation-entered"   // a generation is there, and empty
+	GenerationPart      Step = "generation-part"      // parts of its entities are written, and it says so
 	GenerationFilled    Step = "generation-filled"    // it has the values of its snapshot
 	GenerationCompleted Step = "generation-completed" // and the offsets of that
 	GenerationSwitched  Step = "generation-switched"  // it is the one that is read, the older ones are there
@@ -64,7 +65,7 @@ const (
 var All = []Step{
 	Polled, Decoded, Routed, LettersProduced, LettersWritten, LettersCommitted, LogWritten, LogStaged, CatalogMoved, LogCommitted, OffsetsCommitted,
 	HistoryPlanned, HistoryWritten, HistoryStaged, HistoryCommitted, ManifestsMerged, Expired, CompactPlanned, CompactWritten, CompactCommitted,
-	OnlineBegun, OnlineWritten, OnlineMarked, OnlineCaughtUp, GenerationEntered, GenerationFilled, GenerationCompleted, GenerationSwitched,
+	OnlineBegun, OnlineWritten, OnlineMarked, OnlineCaughtUp, GenerationEntered, GenerationPart, GenerationFilled, GenerationCompleted, GenerationSwitched,
 	GenerationAlone, RedriveCommitted, RedriveOnline, RedriveMarked, RewindLog, RewindLetters, RewindHistory, RewindViews,
 	RebuildDerived, RebuildHeld, RebuildCommitted, BackfillCommitted,
 }
