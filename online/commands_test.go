@@ -46,6 +46,7 @@ func TestCommandsAreOf62(t *testing.T) {
 	if _, err := w.live.Write(ctx, b); err != nil {
 		t.Fatal(err)
 	}
+	w.repair("all", "a", "nobody")
 	w.fatal(s.Forget(ctx, "all"))
 	if used := newerCommands(t, c, "script|flush", "keys"); len(used) > 0 { // the test's own
 		t.Errorf("commands that are not known to be in Redis 6.2: %v", used)
@@ -55,7 +56,7 @@ func TestCommandsAreOf62(t *testing.T) {
 		t.Errorf("the check found nothing of OBJECT: %v", used)
 	}
 	// What scripts name, also where they have not come to it.
-	for _, script := range []*script{guarded, guardedPatch, guardedFeast, clearFeast, guardedTiles} {
+	for _, script := range []*script{guarded, guardedPatch, guardedFeast, clearFeast, guardedTiles, repaired} {
 		for _, call := range regexp.MustCompile(`redis\.call\('(\w+)'`).FindAllStringSubmatch(script.text, -1) {
 			if !slices.Contains(commands62, strings.ToLower(call[1])) {
 				t.Errorf("a script calls %s", call[1])

@@ -24,16 +24,11 @@ func (b *build) checkKeys(ctx context.Context, what string) error {
 				continue // of the stream's own type nothing can be amiss
 			}
 			seen = append(seen, column+" "+c.Type.SQL())
-			rounds := sql.Fragment("false")
-			if c.Type.Kind == feature.Int64 && (typ == "DOUBLE" || typ == "FLOAT" || strings.HasPrefix(typ, "DECIMAL")) {
-				rounds = sql.Fragment(sql.Render("coalesce(TRY_CAST(TRY_CAST({column} AS BIGINT) AS {typ}) <> {column}, false)",
-					sql.Args{"column": sql.Ident(column), "typ": sql.Fragment(typ)}))
-			}
 			var rounded, none int64
 			var first *int64
 			err := b.db.QueryRow(ctx, sql.Render("SELECT count(*) FILTER ({rounds}), min({row}) FILTER ({rounds}), "+
 				"count(*) FILTER ({column} IS NOT NULL AND TRY_CAST({column} AS {type}) IS NULL) FROM labels", sql.Args{
-				"rounds": rounds, "row": sql.Ident(labelRow), "column": sql.Ident(column), "type": sql.Fragment(c.Type.SQL()),
+				"rounds": rounds(feature.Column{Name: column, Type: c.Type}, typ), "row": sql.Ident(labelRow), "column": sql.Ident(column), "type": sql.Fragment(c.Type.SQL()),
 			}), nil, &rounded, &first, &none)
 			if err != nil {
 				return fmt.Errorf("read the keys of labels %s: %w", what, err)
@@ -60,4 +55,13 @@ func (b *build) checkKeys(ctx context.Context, what string) error {
 		}
 	}
 	return nil
+}
+
+// rounds is the condition that a value of a column, which has a type of DuckDB in the labels, would lose something as a join key.
+func rounds(c feature.Column, typ string) sql.Fragment {
+	if c.Type.Kind != feature.Int64 || typ != "DOUBLE" && typ != "FLOAT" && !strings.HasPrefix(typ, "DECIMAL") {
+		return "false"
+	}
+	return sql.Fragment(sql.Render("coalesce(TRY_CAST(TRY_CAST({column} AS BIGINT) AS {typ}) <> {column}, false)",
+		sql.Args{"column": sql.Ident(c.Name), "typ": sql.Fragment(typ)}))
 }

@@ -80,8 +80,8 @@ func TestExamples(t *testing.T) {
 			if strings.HasPrefix(line, "loam init") || strings.HasPrefix(line, "loam demo") {
 				in = t.TempDir() // they make folders of their own
 			}
-			frozen := strings.HasPrefix(line, "loam materialize") && strings.Contains(line, "--as-of")
-			if frozen || strings.HasPrefix(line, "loam verify --online") || strings.HasPrefix(line, "loam verify --served") {
+			materializes := strings.HasPrefix(line, "loam materialize") && (strings.Contains(line, "--as-of") || strings.Contains(line, "--entity"))
+			if materializes || strings.HasPrefix(line, "loam verify --online") || strings.HasPrefix(line, "loam verify --served") {
 				in = served(t)
 			}
 			c := exec.CommandContext(t.Context(), "sh", "-c", line)

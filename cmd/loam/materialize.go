@@ -13,8 +13,8 @@ import (
 )
 
 func (a *app) materializeCommand() *cobra.Command {
-	var names []string
-	var asOf string
+	var names, entities []string
+	var asOf, file string
 	c := &cobra.Command{
 		Use:   "materialize",
 		Short: "Build views anew in the online store",
@@ -25,10 +25,27 @@ the worker does the same by itself where a view can't be read. A build that was 
 Views windowed over history are written as of now, and no worker moves them: run materialize for them by a schedule.
 
 With --as-of views are frozen: their values are what a training set has for a label at that time by the clock served, whatever
-comes, until materialize runs for them without --as-of. So good values can be served until bad data is mended.`,
-		Example: "  loam materialize\n  loam materialize --view profile\n  loam materialize --view profile --as-of 2026-11-01T00:00:00Z",
-		Args:    noArguments,
+comes, until materialize runs for them without --as-of. So good values can be served until bad data is mended.
+
+With --entities or --entity it writes some entities of one view anew, in the generation that is read, whatever stands there: what
+'loam verify --online' names. An entity that the lake doesn't know goes.`,
+		Example: "  loam materialize\n  loam materialize --view profile\n  loam materialize --view profile --as-of 2026-11-01T00:00:00Z\n" +
+			"  loam materialize --view profile --entity contact_id=c1 --entity contact_id=c2",
+		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if file != "" || len(entities) > 0 {
+				if len(names) != 1 || file != "" && len(entities) > 0 {
+					return misused("give one --view, and its entities by --entities or by --entity")
+				}
+				if asOf != "" {
+					return misused("--as-of freezes whole views: leave it out, or --entities and --entity")
+				}
+				keys, err := parseEntities(entities)
+				if err != nil {
+					return misuse{err}
+				}
+				return a.repairEntities(c.Context(), names[0], file, keys)
+			}
 			if asOf == "" {
 				return a.materialize(c.Context(), names, nil)
 			}
@@ -44,6 +61,8 @@ comes, until materialize runs for them without --as-of. So good values can be se
 	}
 	c.Flags().StringSliceVar(&names, "view", nil, "only these views")
 	c.Flags().StringVar(&asOf, "as-of", "", "freeze the views as of this RFC 3339 `time`")
+	c.Flags().StringVar(&file, "entities", "", "write only the entities of this `file` anew: .parquet, .csv, .csv.gz or .arrow, with a column for each join key")
+	c.Flags().StringArrayVar(&entities, "entity", nil, "write only this entity anew, such as contact_id=c1; repeatable")
 	return c
 }
 

@@ -125,6 +125,9 @@ func TestRedisRights(t *testing.T) {
 	if text := p.loam("get", "--features", "scores:n", "--features", "parts:n", "--features", "visits:n_30d", "--entity", "id=a"); text == "" {
 		t.Error("nothing")
 	}
+	for _, view := range []string{"scores", "parts", "visits"} {
+		p.loam("materialize", "--view", view, "--entity", "id=a", "--entity", "id=nobody")
+	}
 	p.loam("rewind", "score", "--to", "score.v1/0@5", "--yes")
 	p.loam("materialize")
 

@@ -18,7 +18,7 @@ var faultTests = map[string]map[string][]string{
 		"a script is missing": {"online.TestLostScripts", "online.TestTilesLostScriptsAndForeignKeys"},
 		"memory is short":     {"online.TestFullRedis", "online.TestFullRedisOfTiles", "internal/e2e.TestRedisFaults"},
 		"a key of a view in loam's own layout holds another type": {"online.TestForeignKeys", "online.TestTilesLostScriptsAndForeignKeys", "internal/e2e.TestForeignKeyUnderWorker"},
-		"a build is killed":       {"online.TestResume", "online.TestResumeTiles", "internal/e2e.TestCrashAtEveryStep"},
+		"a build is killed":       {"online.TestResume", "online.TestResumeTiles", "internal/e2e.TestKilledBuild"},
 		"`maxclients` is reached": {"serve.TestMaxClients", "internal/e2e.TestRedisFaults"},
 
 		"A master restarts, or a replica takes over": {"online.TestFailover", "online.TestReplica"},
