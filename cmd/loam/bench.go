@@ -25,7 +25,7 @@ func (a *app) benchCommand() *cobra.Command {
 		Example: "  loam bench history --keys 5000 --batches 5",
 		Args:    noArguments,
 	}
-	c.AddCommand(a.benchHistoryCommand(), a.benchOnlineCommand())
+	c.AddCommand(a.benchHistoryCommand(), a.benchOnlineCommand(), a.benchWritesCommand())
 	return c
 }
 
@@ -95,6 +95,65 @@ Redis it removes; without --redis it is one inside this process, which tells not
 	f.Uint64Var(&o.Seed, "seed", 1, "seed of what is made up")
 	f.StringVar(&profile, "cpu-profile", "", "write a profile of the process to this file, for `go tool pprof`")
 	return c
+}
+
+func (a *app) benchWritesCommand() *cobra.Command {
+	var o bench.WritesOptions
+	var profile string
+	c := &cobra.Command{
+		Use:   "writes",
+		Short: "Measure writes of online values",
+		Long: `bench writes fills Redis with made-up contacts and writes batches of changes of them as a worker does, each guarded by its order. In
+turns with that it has redis-benchmark set hashes of as many fields and bytes, in pipelines of as many. What was written to Redis is
+removed; without --redis it is one inside this process, which tells nothing of a real one.`,
+		Example: "  loam bench writes --contacts 1000 --batch 100 --changes 1000 --rounds 1",
+		Args:    noArguments,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if o.Contacts < 1 || o.Contacts > 1_000_000 || o.Batch < 1 || o.Writes < 1 || o.Rounds < 1 || o.TTL < 0 {
+				return misused("--contacts is between 1 and 1000000, --batch, --changes and --rounds are above 0, and --ttl is not below")
+			}
+			return profiled(profile, func() error { return a.benchWrites(c.Context(), o) })
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.Redis, "redis", "", "host:port of the Redis to measure")
+	f.StringVar(&o.Benchmark, "redis-benchmark", "redis-benchmark", "the program to measure beside")
+	f.IntVar(&o.Contacts, "contacts", 100_000, "contacts that Redis is filled with")
+	f.IntVar(&o.Batch, "batch", 10_000, "changes a batch")
+	f.IntVar(&o.Writes, "changes", 500_000, "changes a turn")
+	f.IntVar(&o.Rounds, "rounds", 3, "rounds in which the ways take turns")
+	f.DurationVar(&o.TTL, "ttl", 0, "ttl of the view; 0 is none")
+	f.Uint64Var(&o.Seed, "seed", 1, "seed of what is made up")
+	f.StringVar(&profile, "cpu-profile", "", "write a profile of the process to this file, for `go tool pprof`")
+	return c
+}
+
+func (a *app) benchWrites(ctx context.Context, o bench.WritesOptions) error {
+	dir, err := os.MkdirTemp("", "loam-bench-")
+	if err != nil {
+		return fmt.Errorf("make a folder to measure in: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	if o.Redis == "" {
+		m, err := miniredis.Run()
+		if err != nil {
+			return fmt.Errorf("start a Redis in this process: %w", err)
+		}
+		defer m.Close()
+		o.Redis, o.Benchmark = m.Addr(), ""
+	}
+	o.Dir, o.Progress = dir, a.err
+	o.Load = func(dir string) (*feature.Project, error) { return loadProject(ctx, dir) }
+	r, err := bench.Writes(ctx, o)
+	if err != nil {
+		return err
+	}
+	return a.result(r, func(w io.Writer) {
+		fmt.Fprintf(w, "guarded writes: %.0f entities/s\n", r.GuardedPerSecond)
+		if r.PlainPerSecond > 0 {
+			fmt.Fprintf(w, "redis-benchmark: %.0f/s, which loam has %.2f of\n", r.PlainPerSecond, r.Ratio)
+		}
+	})
 }
 
 func (a *app) benchOnline(ctx context.Context, o bench.OnlineOptions) error {

@@ -173,6 +173,8 @@ func appendValue(b array.Builder, value any) {
 		b.(*array.StringBuilder).Append(v)
 	case bool:
 		b.(*array.BooleanBuilder).Append(v)
+	case float64:
+		b.(*array.Float64Builder).Append(v)
 	case int64:
 		if t, ok := b.(*array.TimestampBuilder); ok {
 			t.Append(arrow.Timestamp(v))

@@ -3,5 +3,5 @@
 // calls that a worker makes. Beside every batch it appends the same rows to a plain Iceberg table, so that a figure can be
 // told from the noise of the machine.
 //
-// It measures look-ups of online values as well, beside Redis itself and a Feast server.
+// It measures look-ups of online values as well, beside Redis itself and a Feast server, and writes of them beside redis-benchmark.
 package bench

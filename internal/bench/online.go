@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -153,7 +154,7 @@ func Online(ctx context.Context, o OnlineOptions) (*OnlineReport, error) {
 	defer store.Close()
 	raw := redis.NewClient(&redis.Options{Addr: o.Redis, DisableIdentity: true})
 	defer raw.Close()
-	defer o.empty(context.WithoutCancel(ctx), raw, name)
+	defer emptyRedis(context.WithoutCancel(ctx), raw, name)
 	address, stop, err := o.serve(ctx)
 	if err != nil {
 		return nil, err
@@ -196,18 +197,8 @@ func (s shape) unserved(p *feature.Project) string {
 
 // fill makes the project and its events, and builds its views in Redis.
 func (o OnlineOptions) fill(ctx context.Context, name string) error {
-	files := map[string]string{"loam.yaml": fmt.Sprintf("project: %s\nonline: {redis: %s}\n", name, o.Redis)}
-	for file, text := range onlineProject {
-		files[file] = text
-	}
-	for file, text := range files {
-		path := filepath.Join(o.Dir, file)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return fmt.Errorf("make the project: %w", err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			return fmt.Errorf("make the project: %w", err)
-		}
+	if err := writeProject(o.Dir, name, o.Redis, onlineProject); err != nil {
+		return err
 	}
 	random := rand.New(rand.NewPCG(o.Seed, 1))
 	now := time.Now().UTC().Truncate(time.Second)
@@ -239,6 +230,22 @@ func (o OnlineOptions) fill(ctx context.Context, name string) error {
 	return nil
 }
 
+// writeProject writes a project's files into a folder.
+func writeProject(dir, name, address string, files map[string]string) error {
+	files = maps.Clone(files)
+	files["loam.yaml"] = fmt.Sprintf("project: %s\nonline: {redis: %s}\n", name, address)
+	for file, text := range files {
+		path := filepath.Join(dir, file)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return fmt.Errorf("make the project: %w", err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return fmt.Errorf("make the project: %w", err)
+		}
+	}
+	return nil
+}
+
 func writeLines(file string, n int, line func(b []byte, i int) []byte) error {
 	f, err := os.Create(file)
 	if err != nil {
@@ -258,8 +265,8 @@ func writeLines(file string, n int, line func(b []byte, i int) []byte) error {
 	return nil
 }
 
-// empty removes from Redis what the measurement wrote.
-func (o OnlineOptions) empty(ctx context.Context, r *redis.Client, name string) {
+// emptyRedis removes what a measurement wrote.
+func emptyRedis(ctx context.Context, r *redis.Client, name string) {
 	for keys := r.Scan(ctx, 0, name+":*", 1000).Iterator(); keys.Next(ctx); {
 		r.Unlink(ctx, keys.Val())
 	}
@@ -431,10 +438,14 @@ func (o OnlineOptions) run(open func() (func([]string) error, func(), error), k,
 func (o OnlineOptions) ids(random *rand.Rand, k int) []string {
 	ids := make([]string, k)
 	for i := range ids {
-		n := strconv.Itoa(random.IntN(o.Contacts))
-		ids[i] = "c" + "000000"[:6-len(n)] + n
+		ids[i] = contactID(random.IntN(o.Contacts))
 	}
 	return ids
+}
+
+func contactID(contact int) string {
+	n := strconv.Itoa(contact)
+	return "c" + "000000"[:6-len(n)] + n
 }
 
 // rawRead reads hashes as who knows the keys would.
