@@ -18,25 +18,44 @@ func newScript(text string) *script {
 	return &script{text, hex.EncodeToString(sum[:])}
 }
 
-// calls are calls of one script, each on one key, which go out in one pipeline. Several of a key are not in one.
+// calls are calls of one script, which go out in one pipeline. Several of a key are not in one.
 type calls struct {
 	script *script
-	keys   []string
-	spans  [][2]int // by call: its arguments in args, the script left out
+	keys   []string // of all calls
+	spans  []span   // by call
 	args   []any
 	given  []any // by call: what the script gave
 }
 
+// span is where a call stands: its arguments in args, the script included, and its keys.
+type span struct{ args, argsEnd, keys, keysEnd int }
+
 func newCalls(script *script, most, arguments int) *calls {
-	return &calls{script: script, keys: make([]string, 0, most), spans: make([][2]int, 0, most), args: make([]any, 0, arguments)}
+	return &calls{script: script, keys: make([]string, 0, most), spans: make([]span, 0, most), args: make([]any, 0, arguments)}
 }
 
-// add adds a call; arguments appends what follows its key.
+// add adds a call of one key; arguments appends what follows it.
 func (c *calls) add(key string, arguments func(args []any) []any) {
-	from := len(c.args)
+	c.begin(1)
+	c.key(key)
+	c.args = arguments(c.args)
+	c.end()
+}
+
+// begin begins a call of some keys, each of which is added by key before what follows them is appended to args, and end ends it.
+func (c *calls) begin(keys int) {
+	c.spans = append(c.spans, span{args: len(c.args), keys: len(c.keys)})
+	c.args = append(c.args, nil, nil, keys) // how the script is named is set when it is sent
+}
+
+func (c *calls) key(key string) {
 	c.keys = append(c.keys, key)
-	c.args = arguments(append(c.args, nil, nil, 1, key)) // how the script is named is set when it is sent
-	c.spans = append(c.spans, [2]int{from, len(c.args)})
+	c.args = append(c.args, key)
+}
+
+func (c *calls) end() {
+	last := &c.spans[len(c.spans)-1]
+	last.argsEnd, last.keysEnd = len(c.args), len(c.keys)
 }
 
 // ForeignKeysError says that keys of a view hold what is not loam's. They are left as they are, for what was lost with the hash
@@ -53,11 +72,11 @@ const scriptTries = 3
 // make makes the calls. A server that lacks the script, because it restarted, was told to forget it, or has just been given
 // a slot, is sent it whole by those calls that it refused. It is [ForeignKeysError] where keys were left out.
 func (s *Store) make(ctx context.Context, c *calls) error {
-	pending := make([]int, len(c.keys)) // calls to send
+	pending := make([]int, len(c.spans)) // calls to send
 	for i := range pending {
 		pending[i] = i
 	}
-	c.given = make([]any, len(c.keys))
+	c.given = make([]any, len(c.spans))
 	var foreign []string
 	name, what := "evalsha", c.script.hash
 	for try := 0; len(pending) > 0; try++ {
@@ -67,7 +86,7 @@ func (s *Store) make(ctx context.Context, c *calls) error {
 		commands := make([]*redis.Cmd, len(pending))
 		pipe := s.redis.Pipeline()
 		for at, i := range pending {
-			args := c.args[c.spans[i][0]:c.spans[i][1]:c.spans[i][1]]
+			args := c.args[c.spans[i].args:c.spans[i].argsEnd:c.spans[i].argsEnd]
 			args[0], args[1] = name, what
 			commands[at] = redis.NewCmd(ctx, args...)
 			_ = pipe.Process(ctx, commands[at]) // queues it
@@ -81,7 +100,7 @@ func (s *Store) make(ctx context.Context, c *calls) error {
 			case strings.Contains(err.Error(), "NOSCRIPT"):
 				missing = append(missing, i)
 			case strings.Contains(err.Error(), "WRONGTYPE"): // a script's error may begin with something else
-				foreign = append(foreign, c.keys[i])
+				foreign = append(foreign, c.keys[c.spans[i].keys:c.spans[i].keysEnd]...)
 			default:
 				return err
 			}

@@ -56,8 +56,8 @@ func TestCommandsAreOf62(t *testing.T) {
 		t.Errorf("the check found nothing of OBJECT: %v", used)
 	}
 	// What scripts name, also where they have not come to it.
-	for _, script := range []*script{guarded, guardedPatch, guardedFeast, clearFeast, guardedTiles, repaired} {
-		for _, call := range regexp.MustCompile(`redis\.call\('(\w+)'`).FindAllStringSubmatch(script.text, -1) {
+	for _, script := range []*script{guardedOf(3), guardedPatch, guardedFeast, clearFeast, guardedTiles, repaired} {
+		for _, call := range regexp.MustCompile(`redis\.p?call\('(\w+)'`).FindAllStringSubmatch(script.text, -1) {
 			if !slices.Contains(commands62, strings.ToLower(call[1])) {
 				t.Errorf("a script calls %s", call[1])
 			}

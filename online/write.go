@@ -18,34 +18,74 @@ import (
 	"github.com/loamdata/loam/sql"
 )
 
-// guarded writes an entity's hash if its order is greater than the one that stands there.
+// guarded writes entities' hashes, each if its order is greater than the one that stands there. It gives the numbers of the keys, from 1, that
+// hold another type.
 //
-// KEYS[1] the hash; ARGV[1] the order, ARGV[2] when the hash expires in milliseconds since 1970 or "" for never, ARGV[3] the
-// number of fields that the hash shall not have, or "" for a tombstone, then those fields, then field and value of each
-// feature that is not null.
+// KEYS the hashes; ARGV of each the order, when the hash expires in milliseconds since 1970 or "" for never, and "" where no
+// feature is null, "d" for a tombstone, or else a 1 or a 0 for each feature, which is null for 0; then, but for a tombstone, the values
+// of all features, "" of one that is null.
 //
 // The values come before anything is taken away: where memory is short, Redis refuses the first command that takes some,
-// and the hash stays as it was. A tombstone is always taken: it takes less than what it replaces.
-var guarded = newScript(`
-local key, order = KEYS[1], ARGV[1]
-local old = redis.call('HGET', key, '_v')
-if old and old >= order then return 0 end
-if ARGV[3] == '' then
-  redis.call('DEL', key)
-  redis.call('HSET', key, '_v', order, '_d', '1')
-else
-  local first = 4 + tonumber(ARGV[3])
-  redis.call('HSET', key, '_v', order, unpack(ARGV, first))
-  if old then redis.call('HDEL', key, unpack(ARGV, 4, first - 1)) end
+// and the hash stays as it was. A tombstone is always taken: it takes less than what it replaces. A field that must go, of a null or of a
+// tombstone, is there only where HSET has added one, or a null is written.
+const guarded = `
+local hash, features = {'', '_v', ''{{fields}}}, {{count}}
+local foreign, refused, at = {}, nil, 1
+for i, key in ipairs(KEYS) do
+  local order, expires, present, first = ARGV[at], ARGV[at + 1], ARGV[at + 2], at + 3
+  at = first
+  if present ~= 'd' then at = at + features end
+  local old = redis.pcall('HGET', key, '_v')
+  if type(old) == 'table' then
+    if not string.find(old.err, 'WRONGTYPE', 1, true) then return old end
+    foreign[#foreign + 1] = i
+  elseif not old or old < order then
+    local done
+    if present == '' then
+      hash[1], hash[3] = key, order
+      for f = 1, features do hash[3 + 2 * f] = ARGV[first + f - 1] end
+      done = redis.pcall('HSET', unpack(hash))
+      if old and type(done) == 'number' and done > 0 then redis.call('HDEL', key, '_d') end
+    elseif present == 'd' then
+      redis.call('DEL', key)
+      done = redis.pcall('HSET', key, '_v', order, '_d', '1')
+    else
+      local there, gone = {key, '_v', order}, {key, '_d'}
+      for f = 1, features do
+        if string.sub(present, f, f) == '1' then
+          there[#there + 1] = hash[2 + 2 * f]
+          there[#there + 1] = ARGV[first + f - 1]
+        else
+          gone[#gone + 1] = hash[2 + 2 * f]
+        end
+      end
+      done = redis.pcall('HSET', unpack(there))
+      if old and type(done) == 'number' then redis.call('HDEL', unpack(gone)) end
+    end
+    if type(done) == 'table' then
+      refused = done
+    elseif expires ~= '' then
+      redis.call('PEXPIREAT', key, expires)
+    end
+  end
 end
-if ARGV[2] ~= '' then redis.call('PEXPIREAT', key, ARGV[2]) end
-return 1
-`)
+return refused or foreign
+`
+
+// guardedOf is the script that writes a view of that many features. Their fields stand in it, so that no call has to name them.
+func guardedOf(features int) *script {
+	var fields strings.Builder
+	for i := range features {
+		fmt.Fprintf(&fields, ", '%s', ''", featureField(i))
+	}
+	return newScript(strings.NewReplacer("{{fields}}", fields.String(), "{{count}}", strconv.Itoa(features)).Replace(guarded))
+}
 
 // Bounds of what is on its way to Redis.
 const (
-	pipelineCalls = 1000 // of one pipeline
+	pipelineCalls = 1000 // of one pipeline, as entities where a call writes several
 	pipelinesMax  = 4    // of a writer at a time, each on a connection of its own
+	callKeys      = 20   // of one call of a script; a Cluster takes one, whose server nobody else knows
 )
 
 // entityWrite is one write of an entity.
@@ -65,7 +105,8 @@ type ViewWriter struct {
 	entity  *feature.Entity
 	stream  *feature.Stream
 	hash    string                  // of the view's definition
-	fields  []any                   // where the features stand, as arguments of calls
+	script  *script                 // that writes the view; nil in Feast's layout and of windows
+	fields  []any                   // where the features of a patch stream stand, as arguments of calls
 	columns []viewColumn            // that the view reads of a patch stream; none where events carry the whole state
 	feast   *feastView              // where the view is in Feast's layout
 	past    func(guard string) bool // while a generation in Feast's layout is filled
@@ -93,13 +134,16 @@ func NewViewWriter(ctx context.Context, s *Store, p *feature.Project, view *feat
 		lease: &buildLease{},
 	}
 	if p.OverHistory(view) {
-		w.history, w.fields = true, featureFields(view)
+		w.history, w.fields, w.script = true, featureFields(view), guardedOf(len(view.FeatureNames()))
 		return w, nil
 	}
 	if view.Windowed() {
 		return w, w.openTiles(ctx, p)
 	}
 	w.columns = viewColumns(view, w.stream)
+	if w.script = guardedPatch; w.columns == nil {
+		w.script = guardedOf(len(view.Features))
+	}
 	if view.Layout == feature.FeastLayout {
 		w.feast = newFeastView(s.project, view, w.entity, w.stream)
 	}
@@ -312,14 +356,6 @@ func (w *ViewWriter) expiry(eventTime int64) int64 {
 	return time.UnixMicro(eventTime).Add(w.view.TTL+time.Second).UnixMilli() + 1
 }
 
-// script is the one that writes the view.
-func (w *ViewWriter) script() *script {
-	if w.columns != nil {
-		return guardedPatch
-	}
-	return guarded
-}
-
 // send makes guarded writes, each of another entity, to one generation. Several pipelines are on their way at a time.
 func (w *ViewWriter) send(ctx context.Context, generation int64, writes []*entityWrite) error {
 	if w.feast != nil {
@@ -363,14 +399,39 @@ func (w *ViewWriter) Foreign() []string {
 
 // sendPart makes the writes of one pipeline.
 func (w *ViewWriter) sendPart(ctx context.Context, prefix string, writes []*entityWrite) error {
-	calls := newCalls(w.script(), len(writes), len(writes)*(5+2*len(w.fields)))
-	for _, e := range writes {
-		calls.add(prefix+e.entity, func(args []any) []any { return w.arguments(args, e) })
+	per := callKeys
+	if w.columns != nil || w.store.sharded() {
+		per = 1
 	}
-	return w.store.make(ctx, calls)
+	calls := newCalls(w.script, len(writes), len(writes)*(5+3*len(w.fields)))
+	for part := range slices.Chunk(writes, per) {
+		calls.begin(len(part))
+		for _, e := range part {
+			calls.key(prefix + e.entity)
+		}
+		for _, e := range part {
+			calls.args = w.arguments(calls.args, e)
+		}
+		calls.end()
+	}
+	err := w.store.make(ctx, calls)
+	if err != nil || w.columns != nil {
+		return err
+	}
+	var foreign []string
+	for i, given := range calls.given {
+		numbers, _ := given.([]any)
+		for _, number := range numbers {
+			foreign = append(foreign, calls.keys[i*per+int(number.(int64))-1])
+		}
+	}
+	if len(foreign) > 0 {
+		return &ForeignKeysError{foreign}
+	}
+	return nil
 }
 
-// arguments appends those of the script.
+// arguments appends those of an entity.
 func (w *ViewWriter) arguments(args []any, e *entityWrite) []any {
 	expires := ""
 	if at := w.expiry(e.order.EventTime); at != 0 {
@@ -381,24 +442,30 @@ func (w *ViewWriter) arguments(args []any, e *entityWrite) []any {
 	case e.patch != nil:
 		return w.patchText(args, e.patch)
 	case e.deleted:
-		return append(args, "")
+		return append(args, "d")
 	}
-	nulls := 1
+	args = append(args, present(e.values))
 	for _, v := range e.values {
 		if v == nil {
-			nulls++
-		}
-	}
-	args = append(args, nulls, fieldDeleted)
-	for i, v := range e.values {
-		if v == nil {
-			args = append(args, w.fields[i])
-		}
-	}
-	for i, v := range e.values {
-		if v != nil {
-			args = append(args, w.fields[i], v)
+			args = append(args, "")
+		} else {
+			args = append(args, v)
 		}
 	}
 	return args
+}
+
+// present tells guarded which values are null.
+func present(values []*string) string {
+	if !slices.Contains(values, nil) {
+		return ""
+	}
+	flags := make([]byte, len(values))
+	for i, v := range values {
+		flags[i] = '1'
+		if v == nil {
+			flags[i] = '0'
+		}
+	}
+	return string(flags)
 }
