@@ -93,11 +93,6 @@ func (l *loader) checkView(v *View, expr CheckExpr) {
 		l.checkJoinKeys(v, entity, stream)
 	}
 	if v.Windowed() {
-		if stream.Payload == PatchPayload {
-			l.problems.add(v.At, field+".stream", fmt.Sprintf("%s is a stream of patches, and there are no aggregates over their history", stream.Name),
-				"use features, or a stream whose events carry the whole state")
-			return
-		}
 		for i := range v.Aggregates {
 			l.checkAggregate(v, &v.Aggregates[i], stream, expr)
 		}

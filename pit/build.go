@@ -32,6 +32,8 @@ type Options struct {
 	loosenUS int64
 	// partRows bounds the labels that are worked on at once; 0 means [partRowsMax]. Tests set it.
 	partRows int64
+	// foldRows bounds the patches that are folded at once; 0 means [patchesMax]. Tests set it.
+	foldRows int64
 }
 
 // ErrIncomplete: labels are later than the watermark, and the request requires that none is.

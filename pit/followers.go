@@ -75,9 +75,9 @@ type linked struct {
 
 // linkMoments gives each event time the neighbours that it has when its first change comes.
 func linkMoments(moment []int32, moments int32, turns []int32) *linked {
-	l := &linked{before: make([]int32, moments+2), after: make([]int32, moments+2), last: make([]int32, moments+2), since: make([]int64, moments+2)}
+	l := &linked{last: make([]int32, moments+2), since: make([]int64, moments+2)}
 	for m := range l.last {
-		l.before[m], l.after[m], l.last[m] = int32(m)-1, int32(m)+1, -1
+		l.last[m] = -1
 	}
 	came := make([]int32, 0, moments) // event times, as their first changes came
 	known := make([]bool, moments+2)
@@ -87,8 +87,19 @@ func linkMoments(moment []int32, moments int32, turns []int32) *linked {
 			came = append(came, m)
 		}
 	}
-	for _, m := range slices.Backward(came) {
-		l.after[l.before[m]], l.before[l.after[m]] = l.after[m], l.before[m]
-	}
+	l.before, l.after = neighbours(moments, came)
 	return l
+}
+
+// neighbours gives what is numbered from 1 to n, each when it comes, what is next to it of all that came before it: 0 and n+1 where
+// there is nothing.
+func neighbours(n int32, came []int32) (before, after []int32) {
+	before, after = make([]int32, n+2), make([]int32, n+2)
+	for i := range before {
+		before[i], after[i] = int32(i)-1, int32(i)+1
+	}
+	for _, i := range slices.Backward(came) {
+		after[before[i]], before[after[i]] = after[i], before[i]
+	}
+	return before, after
 }

@@ -31,33 +31,46 @@ func (b *build) historyWindowed(ctx context.Context, j *viewJob) error {
 	}
 	w := historyPlan{job: j, slots: s, served: b.request.AsOf != feature.EventClock}
 	w.plan()
-	statement := sql.Render(sql.Statement("pit_history_changes"), sql.Args{
-		"log": sql.Ident(log), "entities": sql.Ident(s.entities), "key": key("g.", j.entity.JoinKeys, j.stream),
-		"present": notNull("g.", j.entity.JoinKeys), "recorded": b.recorded(), "items": w.items(), "names": w.names(),
-	})
 	d := newDiffer(s, 0)
+	if j.stream.Payload == feature.PatchPayload {
+		err = b.patchedHistory(ctx, &w, log, d)
+	} else {
+		err = w.read(ctx, b.db, sql.Render(sql.Statement("pit_history_changes"), sql.Args{
+			"log": sql.Ident(log), "entities": sql.Ident(s.entities), "key": key("g.", j.entity.JoinKeys, j.stream),
+			"present": notNull("g.", j.entity.JoinKeys), "recorded": b.recorded(), "items": w.items(), "names": w.names(),
+		}), d)
+	}
+	if err != nil {
+		return err
+	}
+	d.rows(b.differs)
+	if err := w.write(ctx, b.db); err != nil {
+		return err
+	}
+	return b.audit(ctx, j.featureTable())
+}
+
+// read derives what labels see from the changes that a statement gives, and has d, if there is one, count them.
+func (w *historyPlan) read(ctx context.Context, db *sql.DB, statement string, d *differ) error {
 	one := history{entity: -1}
-	err = b.db.Batches(ctx, statement, func(batch arrow.RecordBatch) error {
+	err := db.Batches(ctx, statement, func(batch arrow.RecordBatch) error {
 		entities, event, ingested := int64s(batch.Column(0)), int64s(batch.Column(1)), int64s(batch.Column(2))
 		for i, e := range entities {
 			if e != one.entity {
 				w.derive(&one)
 				one.begin(e)
 			}
-			d.take(e, event[i], ingested[i])
-			one.add(&w, batch, i, event[i], ingested[i])
+			if d != nil {
+				d.take(e, event[i], ingested[i])
+			}
+			one.add(w, batch, i, event[i], ingested[i])
 		}
 		return nil
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		w.derive(&one)
 	}
-	w.derive(&one)
-	d.rows(b.differs)
-	if err := w.write(ctx, b.db); err != nil {
-		return err
-	}
-	return b.audit(ctx, j.featureTable())
+	return err
 }
 
 // history is what windows over history need of the changes of one entity, in their order.
@@ -176,19 +189,25 @@ func (w *historyPlan) items() sql.Fragment {
 // state is a number of what is looked at in a change: a column, or else all that are tracked, those that the stream had in former
 // definitions included. Null equals null there, and NaN equals NaN.
 func (w *historyPlan) state(column string) sql.Fragment {
-	columns := []string{column}
-	if column == "" {
-		columns = nil
-		for _, c := range w.job.reading.Stream.Columns {
-			if w.job.reading.Stream.Tracked(c.Name) {
-				columns = append(columns, c.Name)
-			}
-		}
-	}
+	columns := w.stateColumns(column)
 	if len(columns) == 0 {
 		return "0::BIGINT"
 	}
 	return "dense_rank() OVER (PARTITION BY loam_entity ORDER BY " + sql.Idents("", columns) + ")"
+}
+
+// stateColumns are those of a state.
+func (w *historyPlan) stateColumns(column string) []string {
+	if column != "" {
+		return []string{column}
+	}
+	var columns []string
+	for _, c := range w.job.reading.Stream.Columns {
+		if w.job.reading.Stream.Tracked(c.Name) {
+			columns = append(columns, c.Name)
+		}
+	}
+	return columns
 }
 
 // names are those of the items.

@@ -52,6 +52,7 @@ type phase struct {
 	w                      float64
 	noW                    bool
 	note                   int
+	leavesV, leavesW       bool // a patch that doesn't carry them
 }
 
 func rfc(us int64) string { return time.UnixMicro(us).UTC().Format(time.RFC3339Nano) }
@@ -67,12 +68,36 @@ func (p phase) event() string {
 		}
 		return fmt.Sprint(*n)
 	}
-	w := fmt.Sprint(p.w)
-	if p.noW {
-		w = "null"
+	fields := fmt.Sprintf(`"id":"%s","seq":%s,"note":%d`, p.id, number(p.seq), p.note)
+	if !p.leavesV {
+		fields += `,"v":` + number(p.v)
 	}
-	return fmt.Sprintf(`{"envelope":{"event_id":"00000000-0000-4000-8000-%012x","event_type":"Phase.%s","source":"x","occurred_at":"%s","received_at":"%s","delivery_attempt":1,"schema_version":"1.0"},"payload":{"id":"%s","seq":%s,"v":%s,"w":%s,"note":%d}}`,
-		p.offset, verb, rfc(p.at), rfc(p.received), p.id, number(p.seq), number(p.v), w, p.note)
+	switch {
+	case p.leavesW:
+	case p.noW:
+		fields += `,"w":null`
+	default:
+		fields += fmt.Sprint(`,"w":`, p.w)
+	}
+	return fmt.Sprintf(`{"envelope":{"event_id":"00000000-0000-4000-8000-%012x","event_type":"Phase.%s","source":"x","occurred_at":"%s","received_at":"%s","delivery_attempt":1,"schema_version":"1.0"},"payload":{%s}}`,
+		p.offset, verb, rfc(p.at), rfc(p.received), fields)
+}
+
+// patchPhases is phaseStream with events that are patches.
+var patchPhases = strings.Replace(phaseStream, "key:", "payload: patch\nkey:", 1)
+
+// eachPayload runs a test over streams of whole states and of patches; draw gives random changes.
+func eachPayload(t *testing.T, test func(t *testing.T, stream string, draw func(r *rand.Rand, from, span int64, n int) []phase)) {
+	t.Run("full", func(t *testing.T) { test(t, phaseStream, phases) })
+	t.Run("patch", func(t *testing.T) {
+		test(t, patchPhases, func(r *rand.Rand, from, span int64, n int) []phase {
+			all := phases(r, from, span, n)
+			for i := range all {
+				all[i].leavesV, all[i].leavesW = r.IntN(2) == 0, r.IntN(3) > 0
+			}
+			return all
+		})
+	})
 }
 
 // phases are random changes of the entities a to t within a span, of which some arrive as they happen, some late, some late or
@@ -128,6 +153,18 @@ func past(all []phase, sees func(phase) bool, at int64) map[string]any {
 		}
 		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(sequence(a), sequence(b)), cmp.Compare(a.offset, b.offset))
 	})
+	for i := range seen { // what a patch leaves is as what comes before it has left it
+		p, before := &seen[i], phase{noW: true}
+		if i > 0 && !seen[i-1].deleted {
+			before = seen[i-1]
+		}
+		if p.leavesV {
+			p.v = before.v
+		}
+		if p.leavesW {
+			p.w, p.noW = before.w, before.noW
+		}
+	}
 	type version struct {
 		phase
 		to int64
@@ -217,7 +254,9 @@ func past(all []phase, sees func(phase) bool, at int64) map[string]any {
 
 // TestHistoryWindowsAgainstTheOracle holds windows over random histories, with ties, deletes, gaps, no-ops, late and early
 // arrivals, against nested loops: within minutes, and over a leap day and the changes of clocks in spring.
-func TestHistoryWindowsAgainstTheOracle(t *testing.T) {
+func TestHistoryWindowsAgainstTheOracle(t *testing.T) { eachPayload(t, testHistoryWindows) }
+
+func testHistoryWindows(t *testing.T, stream string, draw func(r *rand.Rand, from, span int64, n int) []phase) {
 	sd := *seed
 	if sd == 0 {
 		sd = uint64(time.Now().UnixNano())
@@ -230,8 +269,8 @@ func TestHistoryWindowsAgainstTheOracle(t *testing.T) {
 		{time.Date(2024, 2, 20, 0, 0, 0, 0, time.UTC).UnixMicro(), 45 * day},
 		{-100 * day, 90 * day}, // before 1970
 	} {
-		w := newWorld(t, map[string]string{"loam.yaml": "project: oracle", "streams/phase.yaml": phaseStream, "features/f.yaml": phaseViews})
-		all := phases(r, scale.from, scale.span, 240)
+		w := newWorld(t, map[string]string{"loam.yaml": "project: oracle", "streams/phase.yaml": stream, "features/f.yaml": phaseViews})
+		all := draw(r, scale.from, scale.span, 240)
 		for i := 0; i < len(all); i += 40 {
 			var rows []string
 			for k := i; k < i+40; k++ {
@@ -264,7 +303,7 @@ func TestHistoryWindowsAgainstTheOracle(t *testing.T) {
 		for _, clock := range []feature.Clock{feature.ServedClock, feature.EventClock} {
 			for _, exclude := range []bool{false, true} {
 				for _, knownAt := range []*time.Time{nil, &known} {
-					card, err := w.build(feature.DatasetRequest{Labels: "labels.csv", AsOf: clock, ExcludeLabelTime: exclude, KnownAt: knownAt}, 0)
+					card, err := w.buildBy(feature.DatasetRequest{Labels: "labels.csv", AsOf: clock, ExcludeLabelTime: exclude, KnownAt: knownAt}, Options{foldRows: int64(40 + r.IntN(400))})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -317,8 +356,9 @@ func TestHistoryWindowsAgainstTheOracle(t *testing.T) {
 
 // The audit sees windows over history that let a label see one microsecond too far, whether late changes have come or not.
 func TestTheAuditSeesLooseHistory(t *testing.T) {
-	for _, late := range []bool{false, true} {
-		w := newWorld(t, map[string]string{"loam.yaml": "project: audit", "streams/phase.yaml": phaseStream, "features/f.yaml": phaseViews})
+	for i, late := range []bool{false, true, false, true} {
+		stream := []string{phaseStream, patchPhases}[i/2]
+		w := newWorld(t, map[string]string{"loam.yaml": "project: audit", "streams/phase.yaml": stream, "features/f.yaml": phaseViews})
 		at := int64(epoch*1e6 + 100e6)
 		rows := []string{phase{id: "a", at: at + 1, received: at + 1}.event()}
 		if late {
@@ -330,7 +370,7 @@ func TestTheAuditSeesLooseHistory(t *testing.T) {
 			t.Error(err)
 		}
 		if _, err := w.build(feature.DatasetRequest{Labels: "labels.csv"}, 1); err == nil || !strings.Contains(err.Error(), "1 us after its label") {
-			t.Errorf("late %v: a loose join passed the audit: %v", late, err)
+			t.Errorf("%d, late %v: a loose join passed the audit: %v", i, late, err)
 		}
 	}
 }
@@ -338,6 +378,11 @@ func TestTheAuditSeesLooseHistory(t *testing.T) {
 // A window that holds everything counts the versions that the history has: of a key of two columns, of numbers and lists that
 // are the same written otherwise, and of a column that later definitions lack.
 func TestHistoryWindowsCountTheHistory(t *testing.T) {
+	t.Run("full", func(t *testing.T) { testCountTheHistory(t, "full") })
+	t.Run("patch", func(t *testing.T) { testCountTheHistory(t, "patch") })
+}
+
+func testCountTheHistory(t *testing.T, payload string) {
 	sd := *seed
 	if sd == 0 {
 		sd = uint64(time.Now().UnixNano())
@@ -345,7 +390,7 @@ func TestHistoryWindowsCountTheHistory(t *testing.T) {
 	t.Logf("seed %d", sd)
 	r := rand.New(rand.NewPCG(sd, 5))
 	stream := func(more string) string {
-		return "stream: account\nkind: state\nformat: envelope\nkey: [org, n]\ncolumns: [{name: org, type: string}, {name: n, type: int64}, " +
+		return "stream: account\nkind: state\nformat: envelope\npayload: " + payload + "\nkey: [org, n]\ncolumns: [{name: org, type: string}, {name: n, type: int64}, " +
 			"{name: x, type: double}, {name: tags, type: list<string>}, {name: price, type: \"decimal(10,2)\"}" + more + "]\n"
 	}
 	w := newWorld(t, map[string]string{
@@ -360,11 +405,18 @@ views: [{name: past, entity: account, stream: account, aggregates: [{name: n, fn
 		pick := func(values ...string) string { return values[r.IntN(len(values))] }
 		for i := range all {
 			id++
-			all[i] = fmt.Sprintf(`{"envelope":{"event_id":"00000000-0000-4000-8000-%012x","event_type":"Account.%s","source":"x","occurred_at":"%s","delivery_attempt":1,"schema_version":"1.0"},"payload":{"org":"%s","n":%d,"x":%s,"tags":%s,"price":%s`,
-				id, pick("updated", "updated", "updated", "deleted"), rfc(epoch*1e6+r.Int64N(1e9)), pick("o", "p"), r.IntN(3),
-				pick("0.0", "-0.0", "1", "1.0", "null"), pick(`["a"]`, `["a",null]`, "[]", "null"), pick("1", "1.00", `"1.0"`))
+			all[i] = fmt.Sprintf(`{"envelope":{"event_id":"00000000-0000-4000-8000-%012x","event_type":"Account.%s","source":"x","occurred_at":"%s","delivery_attempt":1,"schema_version":"1.0"},"payload":{"org":"%s","n":%d`,
+				id, pick("updated", "updated", "updated", "deleted"), rfc(epoch*1e6+r.Int64N(1e9)), pick("o", "p"), r.IntN(3))
+			add := func(name, value string) {
+				if payload == "full" || r.IntN(2) == 0 {
+					all[i] += `,"` + name + `":` + value
+				}
+			}
+			add("x", pick("0.0", "-0.0", "1", "1.0", "null"))
+			add("tags", pick(`["a"]`, `["a",null]`, "[]", "null"))
+			add("price", pick("1", "1.00", `"1.0"`))
 			if former {
-				all[i] += `,"former":` + pick("1", "null")
+				add("former", pick("1", "null"))
 			}
 			all[i] += "}}"
 		}

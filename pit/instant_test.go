@@ -13,7 +13,9 @@ import (
 
 // TestInstant holds what is materialized of windows over history against the oracle, as of instants before, within and after
 // random histories: of each entity that was known by then, in parts and at once.
-func TestInstant(t *testing.T) {
+func TestInstant(t *testing.T) { eachPayload(t, testInstant) }
+
+func testInstant(t *testing.T, stream string, draw func(r *rand.Rand, from, span int64, n int) []phase) {
 	sd := *seed
 	if sd == 0 {
 		sd = uint64(time.Now().UnixNano())
@@ -22,8 +24,8 @@ func TestInstant(t *testing.T) {
 	r := rand.New(rand.NewPCG(sd, 6))
 	const day = 86400e6
 	from, span := time.Date(2024, 2, 20, 0, 0, 0, 0, time.UTC).UnixMicro(), int64(45*day)
-	w := newWorld(t, map[string]string{"loam.yaml": "project: instant", "streams/phase.yaml": phaseStream, "features/f.yaml": phaseViews})
-	all := phases(r, from, span, 200)
+	w := newWorld(t, map[string]string{"loam.yaml": "project: instant", "streams/phase.yaml": stream, "features/f.yaml": phaseViews})
+	all := draw(r, from, span, 200)
 	var rows []string
 	for _, p := range all {
 		rows = append(rows, p.event())

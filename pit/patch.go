@@ -24,8 +24,7 @@ func (b *build) patched(ctx context.Context, j *viewJob, s *slots, span lake.Spa
 	for i, column := range columns {
 		bears[i] = "true"
 		if !slices.Contains(j.stream.Key, column) { // every change carries the key
-			bears[i] = sql.Fragment(sql.Render("g.op = 'delete' OR g.present IS NULL OR list_contains(g.present, {column})",
-				sql.Args{"column": sql.Literal(column)}))
+			bears[i] = "g.op = 'delete' OR " + carries(column)
 		}
 	}
 	matchers, err := b.match(ctx, j, s, span, log, bears)
@@ -50,4 +49,9 @@ func (b *build) patched(ctx context.Context, j *viewJob, s *slots, span lake.Spa
 	}
 	return b.db.Exec(ctx, sql.Render("CREATE OR REPLACE TEMP TABLE {table} AS SELECT {items} FROM {joined}",
 		sql.Args{"table": sql.Ident(j.featureTable()), "items": sql.Join(", ", items), "joined": joined}))
+}
+
+// carries is whether a patch of the log g that is no delete carried a column. Each carries the key.
+func carries(column string) sql.Fragment {
+	return sql.Fragment(sql.Render("(g.present IS NULL OR list_contains(g.present, {column}))", sql.Args{"column": sql.Literal(column)}))
 }

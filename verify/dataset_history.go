@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -10,32 +9,62 @@ import (
 )
 
 // histories recomputes a view over history: of the changes that the label sees the last of each event time, in order, is a
-// state or a gap that lasts until the next; aggregates go over these.
+// state or a gap that lasts until the next; aggregates go over these. Of patches it is what they make together, of each label
+// something else, so some labels are looked at after the other.
 func (v *viewCheck) histories(ctx context.Context, labels []*label, changes map[string][]*logged) ([][]wanted, error) {
-	if err := v.conditions(ctx, changes); err != nil {
-		return nil, err
-	}
-	want := make([][]wanted, len(labels))
-	for i, l := range labels {
-		want[i] = make([]wanted, len(v.features))
-		var steps []*logged
-		if l.at != nil {
-			steps = v.steps(changes[l.key], *l.at)
+	patches := v.stream.Payload == feature.PatchPayload
+	if !patches {
+		if err := v.conditions(ctx, changes); err != nil {
+			return nil, err
 		}
-		for n, f := range v.features {
-			aggregate, window := v.historyAggregate(f.name)
-			a := v.view.Aggregates[aggregate]
-			switch a.Fn {
-			case feature.Changes:
-				want[i][n].value = v.changes(steps, aggregate, l.at, window)
-			case feature.TimeInState:
-				want[i][n].value = v.timeInState(steps, aggregate, l.at, window)
-			case feature.DaysSinceChange:
-				want[i][n].value = v.daysSince(steps, aggregate, l.at)
+	}
+	want := make([][]wanted, 0, len(labels))
+	for len(want) < len(labels) {
+		var steps [][]*logged // by label
+		var all []*logged
+		for _, l := range labels[len(want):] {
+			if len(all) > stepsMax {
+				break
 			}
+			steps = append(steps, nil)
+			if l.at != nil {
+				steps[len(steps)-1] = v.steps(changes[l.key], *l.at)
+				all = append(all, steps[len(steps)-1]...)
+			}
+		}
+		if patches {
+			for i, s := range all {
+				s.number = i
+			}
+			if err := v.conditions(ctx, map[string][]*logged{"": all}); err != nil {
+				return nil, err
+			}
+		}
+		for _, of := range steps {
+			want = append(want, v.historiesOf(of, labels[len(want)].at))
 		}
 	}
 	return want, nil
+}
+
+// stepsMax is the number of steps beyond which no further label is looked at together with those before it.
+const stepsMax = 1 << 16
+
+// historiesOf recomputes the features of a label.
+func (v *viewCheck) historiesOf(steps []*logged, at *int64) []wanted {
+	want := make([]wanted, len(v.features))
+	for n, f := range v.features {
+		aggregate, window := v.historyAggregate(f.name)
+		switch v.view.Aggregates[aggregate].Fn {
+		case feature.Changes:
+			want[n].value = v.changes(steps, aggregate, at, window)
+		case feature.TimeInState:
+			want[n].value = v.timeInState(steps, aggregate, at, window)
+		case feature.DaysSinceChange:
+			want[n].value = v.daysSince(steps, aggregate, at)
+		}
+	}
+	return want
 }
 
 // historyAggregate finds the aggregate and the window of a feature; days since the last change have none.
@@ -48,19 +77,25 @@ func (v *viewCheck) historyAggregate(name string) (int, time.Duration) {
 	return v.aggregate(name)
 }
 
-// steps are the changes that a label sees, of each event time the last in the order, by event time.
+// steps are the changes that a label sees, of each event time the last in the order, by event time; of patches what they and those
+// before them make together.
 func (v *viewCheck) steps(changes []*logged, at int64) []*logged {
-	last := map[int64]*logged{}
+	var seen []*logged
 	for _, r := range changes {
-		if v.sees(r, at) && (last[r.at] == nil || r.after(last[r.at])) {
-			last[r.at] = r
+		if v.sees(r, at) {
+			seen = append(seen, r)
 		}
 	}
-	steps := make([]*logged, 0, len(last))
-	for _, r := range last {
-		steps = append(steps, r)
+	slices.SortFunc(seen, inOrder)
+	if v.stream.Payload == feature.PatchPayload {
+		seen = v.whole(seen)
 	}
-	slices.SortFunc(steps, func(a, b *logged) int { return cmp.Compare(a.at, b.at) })
+	var steps []*logged
+	for i, r := range seen {
+		if i+1 == len(seen) || seen[i+1].at > r.at {
+			steps = append(steps, r)
+		}
+	}
 	return steps
 }
 

@@ -98,6 +98,15 @@ views:
       - {name: on, fn: time_in_state, where: "yes", windows: [1h]}
       - {name: quiet, fn: days_since_change}
       - {name: same, fn: days_since_change, column: s}
+  - name: drift
+    entity: one
+    stream: patch
+    aggregates:
+      - {name: moves, fn: changes, windows: [30m, 1h]}
+      - {name: jumps, fn: changes, column: n, where: "s > 'a'", windows: [1h]}
+      - {name: on, fn: time_in_state, where: "n > 1 AND s <> 'b'", windows: [1h]}
+      - {name: quiet, fn: days_since_change}
+      - {name: same, fn: days_since_change, column: s, where: "id <> 'c'"}
   - name: made
     on_demand: {inputs: ["plain:n", "recent:sn_30m", "recent:sx_30m", "past:moves_1h", "patched:twice"], request: [{name: y, type: int64}]}
     features: [{name: sum, type: int64, sql: "n + y + moves_1h"}, {name: rate, type: double, sql: "sx_30m / nullif(sn_30m, 0)"}, {name: twice, type: string, sql: "twice"}]
@@ -195,7 +204,7 @@ func (w *datasetWorld) take(stream, topic string, recorded int64, rows []string)
 func (w *datasetWorld) build(request feature.DatasetRequest) *pit.Card {
 	w.t.Helper()
 	var err error
-	if request.Features, err = w.project.Resolve([]string{"plain", "short", "patched", "recent", "past", "made"}); err != nil {
+	if request.Features, err = w.project.Resolve([]string{"plain", "short", "patched", "recent", "past", "drift", "made"}); err != nil {
 		w.t.Fatal(err)
 	}
 	request.Labels, request.TimeColumn, request.Out = "labels.csv", "when", "out.parquet"
@@ -382,7 +391,8 @@ func TestDatasetFindings(t *testing.T) {
 		"short__n": "coalesce(short__n, 0) + 1", "patched__twice": "coalesce(patched__twice, '') || 'x'", "recent__c_1h": "recent__c_1h + 1",
 		"recent__sx_30m": "coalesce(recent__sx_30m, 0) + 1e-6", "recent__sm_30m": "coalesce(recent__sm_30m, 0) + 0.01", "recent__am_30m": "coalesce(recent__am_30m, 0) + 1e-6",
 		"recent__d_30m": "recent__d_30m + 1", "recent__f_30m": "coalesce(recent__f_30m, '') || 'x'",
-		"past__moves_1h": "past__moves_1h + 1", "past__on_1h": "past__on_1h + 1e-6", "past__quiet": "coalesce(past__quiet, 0) + 1e-9", "made__sum": "coalesce(made__sum, 0) + 1",
+		"past__moves_1h": "past__moves_1h + 1", "past__on_1h": "past__on_1h + 1e-6", "past__quiet": "coalesce(past__quiet, 0) + 1e-9",
+		"drift__on_1h": "drift__on_1h + 1e-6", "drift__same": "coalesce(drift__same, 0) + 1e-9", "made__sum": "coalesce(made__sum, 0) + 1",
 	} {
 		w.put("out.parquet", string(good))
 		w.alter(fmt.Sprintf("SELECT * REPLACE (CASE WHEN file_row_number = 123 THEN %s ELSE %s END AS %s) FROM {rows}", value, name, name))

@@ -229,7 +229,7 @@ func TestServedLeavesOut(t *testing.T) {
 	if report := w.verifyServed("all", time.Time{}); report.AsOf != 1 || report.Rows != 1 || !report.OK() {
 		t.Errorf("as of an instant: %+v", report)
 	}
-	if report := newHistoryWorld(t).verifyServed("past", time.Time{}); !strings.Contains(report.Skipped, "windows over history") {
+	if report := newHistoryWorld(t, feature.PatchPayload).verifyServed("past", time.Time{}); !strings.Contains(report.Skipped, "windows over history") {
 		t.Errorf("windows over history: %+v", report)
 	}
 

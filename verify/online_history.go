@@ -130,7 +130,7 @@ func (c *historyCheck) expectHistories(ctx context.Context, table *textRows, v *
 	for i, l := range labels {
 		table.set(colEntity, entities[i].text)
 		table.set(colOrder, order)
-		if last := v.last(changes[l.key], *l.at, ""); last != nil {
+		if last := v.last(changes[l.key], *l.at, v.stream.Key[0]); last != nil {
 			table.set(colPosition, feature.Position{Topic: last.topic, Partition: int32(last.partition), Offset: last.offset}.String())
 		}
 		if entities[i].newer {

@@ -18,14 +18,14 @@ import (
 
 // newHistoryWorld is a world with a view windowed over history. What it takes was ingested 4000 s after 1970, a microsecond an
 // offset, and recorded 1000 s later.
-func newHistoryWorld(t *testing.T) *onlineWorld {
-	w := newOnlineWorld(t)
+func newHistoryWorld(t *testing.T, payload feature.Payload) *onlineWorld {
+	w := onlineWorldOf(t, payload)
 	w.project.Views = append(w.project.Views, &feature.View{Name: "past", Entity: "thing", Stream: "thing", Aggregates: []feature.Aggregate{
 		{Name: "changes", Fn: feature.Changes, Windows: []time.Duration{time.Hour, 24 * time.Hour}},
 		{Name: "s_changes", Fn: feature.Changes, Column: "s", Windows: []time.Duration{time.Hour}},
 		{Name: "in_b", Fn: feature.TimeInState, Where: "s = 'B'", Windows: []time.Duration{time.Hour}},
 		{Name: "days", Fn: feature.DaysSinceChange},
-		{Name: "b_days", Fn: feature.DaysSinceChange, Where: "s = 'B'"},
+		{Name: "b_days", Fn: feature.DaysSinceChange, Where: "s = 'B' AND m IS NULL"},
 	}})
 	w.restart()
 	return w
@@ -67,8 +67,14 @@ func (w *onlineWorld) buildAsOf(name string, us int64) {
 
 // Whatever the changes, and as of whichever instant, Redis holds what loops over the log make.
 func TestOnlineHistories(t *testing.T) {
-	w, r := newHistoryWorld(t), random(t)
-	changes := randomChanges(r, 200, false)
+	for _, payload := range []feature.Payload{feature.FullPayload, feature.PatchPayload} {
+		t.Run(string(payload), func(t *testing.T) { onlineHistories(t, payload) })
+	}
+}
+
+func onlineHistories(t *testing.T, payload feature.Payload) {
+	w, r := newHistoryWorld(t, payload), random(t)
+	changes := randomChanges(r, 200, payload == feature.PatchPayload)
 	w.take(true, false, changes...)
 	for _, us := range []int64{-1, 0, r.Int64N(60), 1000} {
 		w.asOf(us)
@@ -90,7 +96,13 @@ func TestOnlineHistories(t *testing.T) {
 
 // Whatever is altered by hand is named.
 func TestOnlineHistoriesAltered(t *testing.T) {
-	w := newHistoryWorld(t)
+	for _, payload := range []feature.Payload{feature.FullPayload, feature.PatchPayload} {
+		t.Run(string(payload), func(t *testing.T) { onlineHistoriesAltered(t, payload) })
+	}
+}
+
+func onlineHistoriesAltered(t *testing.T, payload feature.Payload) {
+	w := newHistoryWorld(t, payload)
 	w.take(true, false,
 		change{a: "k", b: 1, at: 3000, topic: "thing.v1", offset: 0, values: map[string]any{"s": "A"}},
 		change{a: "k", b: 1, at: 3500, topic: "thing.v1", offset: 1, values: map[string]any{"s": "B"}},
@@ -164,7 +176,7 @@ func TestOnlineHistoriesAltered(t *testing.T) {
 func TestOnlineHistoriesBehind(t *testing.T) {
 	wait := func(context.Context) error { return errors.New("it was waited for") }
 	for _, topic := range []string{"thing.v1", "other.v1", "file:abc"} {
-		w := newHistoryWorld(t)
+		w := newHistoryWorld(t, feature.FullPayload)
 		w.take(true, false,
 			change{a: "k", b: 1, at: 3000, topic: "thing.v1", offset: 0, values: map[string]any{"s": "A"}},
 			change{a: "l", b: 1, at: 3000, topic: "thing.v1", offset: 1, values: map[string]any{"s": "A"}},

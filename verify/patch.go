@@ -14,8 +14,10 @@ import (
 	"github.com/loamdata/loam/sql"
 )
 
-// patches reports whether the view is over a patch stream: then each column that it reads has a guard of its own.
-func (c *onlineCheck) patches() bool { return c.def.Payload == feature.PatchPayload }
+// patches reports whether the view is over the state of a patch stream: then each column that it reads has a guard of its own.
+func (c *onlineCheck) patches() bool {
+	return c.def.Payload == feature.PatchPayload && !c.view.Windowed()
+}
 
 // guarded are the columns that the features of a view over a patch stream read.
 func (c *onlineCheck) guarded() []string {
