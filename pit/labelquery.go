@@ -33,7 +33,7 @@ func CheckLabelQuery(ctx context.Context, p *feature.Project, r *feature.Dataset
 			return err
 		}
 	}
-	columns, err := db.Columns(ctx, query.Text)
+	columns, err := db.Bind(ctx, query)
 	if err != nil {
 		text, _, _ := strings.Cut(strings.TrimPrefix(err.Error(), "run SQL: "), "\n")
 		return fmt.Errorf("it does not bind: %s", text)

@@ -196,6 +196,8 @@ func TestLabelsFromTheLake(t *testing.T) {
 		{"history", "SELECT id, valid_from AS event_timestamp, count(*) OVER (PARTITION BY id) AS n FROM thing_history ORDER BY n, id, 2", "", 39},
 		{"joined", "WITH c AS (SELECT id, max(v) AS v FROM thing_log GROUP BY id) SELECT h.id, valid_from AS event_timestamp FROM thing_history h JOIN c USING (id) WHERE is_current", "", 3},
 		{"none", "SELECT id, valid_from AS event_timestamp FROM thing_history WHERE false", "", 0},
+		{"quoted", `SELECT id, "localtime" AS event_timestamp, "user" FROM (SELECT id, event_time AS "localtime", v AS "user" FROM thing_log)`, "", 40},
+		{"quoted and none", `SELECT id, event_time AS event_timestamp, "user" FROM thing_log`, `labels by sql: there is no column "user"`, 0},
 		{"files", "SELECT * FROM read_csv('labels.csv')", "labels by sql: function read_csv is not allowed", 0},
 		{"other", "SELECT * FROM nosuch_log", "it may read contact_current", 0},
 		{"unbound", "SELECT nosuch FROM thing_log", `"nosuch" not found`, 0},

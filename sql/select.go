@@ -13,10 +13,11 @@ import (
 // table functions that read nothing but their arguments.
 var tableFunctions = []string{"unnest", "range", "generate_series", "json_each", "json_tree"}
 
-// names that DuckDB takes for the time or the session where no column has them.
-var sessionNames = []string{
-	"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_user", "session_user", "user",
-	"current_role", "current_schema", "current_catalog",
+// sessionFunctions are the functions that DuckDB takes names for where no column has them: they give the time or the session.
+var sessionFunctions = map[string]string{
+	"current_date": "current_date", "current_time": "get_current_time", "current_timestamp": "get_current_timestamp", "localtime": "current_localtime",
+	"localtimestamp": "current_localtimestamp", "current_user": "current_user", "session_user": "session_user", "user": "user",
+	"current_role": "current_role", "current_schema": "current_schema", "current_catalog": "current_catalog",
 }
 
 // refs are the kinds of FROM items that a query may have; others describe tables or read them elsewhere.
@@ -27,6 +28,7 @@ type Select struct {
 	Text    string
 	Tables  []string // those of the tables it may read that it names, in the order it does
 	ordered bool     // whether it orders its rows
+	quoted  []string // names of sessionFunctions that it has in quotes, as columns
 	node    map[string]any
 	tree    map[string]any
 }
@@ -56,12 +58,12 @@ func (db *DB) CheckSelect(ctx context.Context, text string, tables []string) (*S
 	if len(statements) != 1 {
 		return nil, fmt.Errorf("%d statements; write one SELECT", len(statements))
 	}
-	w := selectWalk{functions: map[string]bool{}}
+	w := selectWalk{text: text, functions: map[string]bool{}}
 	walk(statements[0], w.visit)
 	if w.refused != "" {
 		return nil, fmt.Errorf("%s", w.refused)
 	}
-	s := &Select{Text: strings.TrimRight(text, "; \t\r\n"), tree: tree}
+	s := &Select{Text: strings.TrimRight(text, "; \t\r\n"), quoted: w.quoted, tree: tree}
 	for _, name := range w.tables {
 		i := slices.IndexFunc(tables, func(t string) bool { return strings.EqualFold(t, name) })
 		switch {
@@ -94,15 +96,36 @@ func (s *Select) order() map[string]any {
 	return nil
 }
 
-// Settled gives the text of the query with one order of its rows: its own, and where that leaves rows tied, or it has none,
-// that of all its columns. The tables it reads must be there.
-func (db *DB) Settled(ctx context.Context, s *Select) (string, error) {
-	if !s.ordered {
-		return "SELECT * FROM (" + s.Text + "\n) ORDER BY ALL", nil
+// Bind gives the columns of the query. The tables it reads must be there, and the database is good for nothing but the query then:
+// a name that is quoted as a column is an error where there is no such column.
+func (db *DB) Bind(ctx context.Context, s *Select) ([]Column, error) {
+	const none = "loam_no_column"
+	for _, name := range s.quoted { // a macro stands before the function, and this one can't be called without an argument
+		err := db.Exec(ctx, Render("CREATE OR REPLACE MACRO {function}({none}) AS {none}", Args{"function": Ident(sessionFunctions[name]), "none": none}))
+		if err != nil {
+			return nil, err
+		}
 	}
 	columns, err := db.Columns(ctx, s.Text)
+	if err != nil && strings.Contains(err.Error(), none) {
+		for _, name := range s.quoted {
+			if strings.Contains(err.Error(), sessionFunctions[name]+"("+none) {
+				return nil, fmt.Errorf("there is no column %q", name)
+			}
+		}
+	}
+	return columns, err
+}
+
+// Settled gives the text of the query with one order of its rows: its own, and where that leaves rows tied, or it has none,
+// that of all its columns. It binds the query.
+func (db *DB) Settled(ctx context.Context, s *Select) (string, error) {
+	columns, err := db.Bind(ctx, s)
 	if err != nil {
 		return "", err
+	}
+	if !s.ordered {
+		return "SELECT * FROM (" + s.Text + "\n) ORDER BY ALL", nil
 	}
 	order := s.order()
 	list, _ := order["orders"].([]any)
@@ -135,6 +158,8 @@ func (db *DB) Confine(ctx context.Context, paths []string) error {
 
 // selectWalk collects what a query uses from DuckDB's serialized parse tree.
 type selectWalk struct {
+	text      string
+	quoted    []string // names of sessionFunctions, in small letters
 	functions map[string]bool
 	tables    []string
 	ctes      []string
@@ -176,14 +201,30 @@ func (w *selectWalk) visit(n map[string]any) {
 	case "PARAMETER":
 		w.refuse("a parameter has no value here; write the value")
 	case "COLUMN_REF":
-		if names, _ := n["column_names"].([]any); len(names) == 1 && slices.Contains(sessionNames, strings.ToLower(fmt.Sprint(names[0]))) {
-			w.refuse(fmt.Sprintf("%v depends on when and by whom it is run; write the value", names[0]))
+		names, _ := n["column_names"].([]any)
+		if len(names) != 1 {
+			return
+		}
+		name := strings.ToLower(fmt.Sprint(names[0]))
+		switch _, known := sessionFunctions[name]; {
+		case !known:
+		case w.quotes(n):
+			w.quoted = append(w.quoted, name)
+		default:
+			w.refuse(fmt.Sprintf("%v depends on when and by whom it is run; write the value, or quote the name of a column", names[0]))
 		}
 	case "FUNCTION":
 		name, refused := called(n)
 		w.functions[name] = true
 		w.refuse(refused)
 	}
+}
+
+// quotes reports whether a node begins with a quote in the text: the parse tree has a name without.
+func (w *selectWalk) quotes(n map[string]any) bool {
+	location, _ := n["query_location"].(json.Number)
+	at, err := location.Int64()
+	return err == nil && at >= 0 && at < int64(len(w.text)) && w.text[at] == '"'
 }
 
 // ref takes an item of FROM.

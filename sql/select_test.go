@@ -29,6 +29,9 @@ func TestCheckSelect(t *testing.T) {
 		{"SELECT getenv('HOME')", "", "getenv"},
 		{"SELECT now()", "", "depends on more than the rows"},
 		{"SELECT CURRENT_TIMESTAMP", "", "depends on when"},
+		{"SELECT é, USER FROM contact_log", "", "USER depends on when and by whom it is run; write the value, or quote the name of a column"},
+		{`SELECT é, "user", "Current_Date" AS d FROM contact_log GROUP BY ALL ORDER BY "user"`, "contact_log", ""},
+		{`SELECT "user", user FROM contact_log`, "", "user depends on when"},
 		{"SELECT random()", "", "depends on more than the rows"},
 		{"SELECT * FROM contact_log USING SAMPLE 10", "", "a sample"},
 		{"SELECT * FROM (SELECT * FROM contact_log TABLESAMPLE 10%)", "", "a sample"},
@@ -99,6 +102,46 @@ func TestSettled(t *testing.T) {
 		err = db.QueryRow(ctx, "SELECT string_agg(n || coalesce(s, '-'), ' ' ORDER BY r) FROM (SELECT *, row_number() OVER () AS r FROM ("+settled+"\n))", nil, &got)
 		if err != nil || got != c.want {
 			t.Errorf("%s: %q, %v, want %q (%s)", c.text, got, err, c.want, settled)
+		}
+	}
+}
+
+// A quoted name of the time or the session is a column, and where there is none of it the query doesn't bind: DuckDB would take it for
+// the other.
+func TestQuotedSessionNames(t *testing.T) {
+	ctx := context.Background()
+	for name := range sessionFunctions {
+		for _, c := range []struct{ text, err string }{
+			{"SELECT upper({name}) AS u FROM t ORDER BY {name}", ""},
+			{"SELECT upper({name}) AS u FROM t", ""},
+			{"SELECT a FROM (SELECT {name} AS a FROM t) WHERE {name} IS NOT NULL", "there is no column {name}"},
+			{"SELECT a, {name} AS b FROM (SELECT {name} AS a FROM t) ORDER BY a", "there is no column {name}"},
+			{"SELECT {name}, nothing FROM t", `"nothing" not found`},
+		} {
+			db := open(t, Options{})
+			if err := db.Exec(ctx, `CREATE TABLE t AS SELECT 'x' AS "`+name+`"`); err != nil {
+				t.Fatal(err)
+			}
+			text, want := strings.ReplaceAll(c.text, "{name}", `"`+name+`"`), strings.ReplaceAll(c.err, "{name}", `"`+name+`"`)
+			s, err := db.CheckSelect(ctx, text, []string{"t"})
+			if err != nil {
+				t.Errorf("%s: %v", text, err)
+				continue
+			}
+			settled, err := db.Settled(ctx, s)
+			if want != "" {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("%s: %v, want %s", text, err, want)
+				}
+				continue
+			}
+			var got string
+			if err == nil {
+				err = db.QueryRow(ctx, settled, nil, &got)
+			}
+			if err != nil || got != "X" {
+				t.Errorf("%s: %q, %v", settled, got, err)
+			}
 		}
 	}
 }
