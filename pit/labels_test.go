@@ -3,6 +3,12 @@ package pit
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/arrow-go/v18/arrow/ipc"
+	"github.com/apache/arrow-go/v18/arrow/memory"
+	"github.com/apache/arrow-go/v18/parquet/pqarrow"
 	"os"
 	"path/filepath"
 	"strings"
@@ -162,6 +168,78 @@ func TestLabelKeysOfOtherTypes(t *testing.T) {
 			t.Errorf("%q: %v", c.labels, err)
 		case strings.Contains(strings.Join(card.Warnings, "\n"), "match nothing") != (c.warning != "") || !strings.Contains(strings.Join(card.Warnings, "\n"), c.warning):
 			t.Errorf("%q: warnings %q, want %q", c.labels, card.Warnings, c.warning)
+		}
+	}
+}
+
+// Nanoseconds are cut to the microsecond before them, of times before 1970 and since, with a zone and without, whatever brings them: a
+// label sees nothing that came after it.
+func TestNanosecondsOfLabels(t *testing.T) {
+	w := newWorld(t, map[string]string{"loam.yaml": "project: nanos", "streams/phase.yaml": phaseStream, "features/f.yaml": `entities: [{name: phase, join_keys: [id]}]
+views: [{name: now, entity: phase, stream: phase, features: [v]}]
+`})
+	var rows []string
+	for i, us := range []int64{-2, -1, 0, 1} {
+		v := us
+		rows = append(rows, phase{id: "a", offset: i, at: us, received: us, v: &v}.event())
+	}
+	w.take("phase", "file:x", 1, rows)
+	times, want := []int64{-1001, -1000, -999, -1, 0, 999, 1999}, []int64{-2, -1, -1, -1, 0, 0, 1} // nanoseconds, microseconds
+	for _, zone := range []string{"UTC", "Europe/Berlin", ""} {
+		schema := arrow.NewSchema([]arrow.Field{
+			{Name: "id", Type: arrow.BinaryTypes.String}, {Name: "event_timestamp", Type: &arrow.TimestampType{Unit: arrow.Nanosecond, TimeZone: zone}, Nullable: true},
+			{Name: "n", Type: arrow.PrimitiveTypes.Int64},
+		}, nil)
+		b := array.NewRecordBuilder(memory.DefaultAllocator, schema)
+		defer b.Release()
+		for i, ns := range append(times, 0) {
+			b.Field(0).(*array.StringBuilder).Append("a")
+			b.Field(1).(*array.TimestampBuilder).Append(arrow.Timestamp(ns))
+			b.Field(2).(*array.Int64Builder).Append(int64(i))
+		}
+		b.Field(0).(*array.StringBuilder).Append("a")
+		b.Field(1).AppendNull()
+		b.Field(2).(*array.Int64Builder).Append(8)
+		batch := b.NewRecordBatch()
+		defer batch.Release()
+		var stream, file, parquet bytes.Buffer
+		s := ipc.NewWriter(&stream, ipc.WithSchema(schema))
+		f, err := ipc.NewFileWriter(&file, ipc.WithSchema(schema))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := pqarrow.NewFileWriter(schema, &parquet, nil, pqarrow.NewArrowWriterProperties(pqarrow.WithStoreSchema()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range []error{s.Write(batch), s.Close(), f.Write(batch), f.Close(), p.Write(batch), p.Close()} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for name, labels := range map[string][]byte{"labels.arrows": stream.Bytes(), "labels.arrow": file.Bytes(), "labels.parquet": parquet.Bytes(), feature.Standard: stream.Bytes()} {
+			w.put("labels.parquet", "")
+			if name != feature.Standard {
+				w.put(name, string(labels))
+			}
+			if _, err := w.buildBy(feature.DatasetRequest{Labels: name, AsOf: feature.EventClock}, Options{In: bytes.NewReader(labels)}); err != nil {
+				t.Fatalf("%q, %s: %v", zone, name, err)
+			}
+			for i, row := range w.rows("SELECT n, now__v, epoch_us(event_timestamp) AS at FROM '$DIR/out.parquet'") {
+				expected := fmt.Sprintf(`{"n":%d,"now__v":null,"at":null}`, i)
+				if i < len(times) {
+					us := want[i]
+					expected = fmt.Sprintf(`{"n":%d,"now__v":%d,"at":%d}`, i, us, us)
+				} else if i == len(times) {
+					expected = fmt.Sprintf(`{"n":%d,"now__v":0,"at":0}`, i)
+				}
+				if zone == "" {
+					row, expected = strings.Split(row, `,"at"`)[0], strings.Split(expected, `,"at"`)[0] // its digits are kept
+				}
+				if row != expected {
+					t.Errorf("%q, %s: %s, want %s", zone, name, row, expected)
+				}
+			}
 		}
 	}
 }

@@ -8,14 +8,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/ipc"
 
@@ -212,7 +210,9 @@ func fileSource(ctx context.Context, db *sql.DB, path string, textKeys []string)
 	}
 	switch lower := strings.ToLower(path); {
 	case strings.HasSuffix(lower, ".parquet"):
-		s.scan = sql.Fragment(sql.Render("read_parquet({path}, hive_partitioning = false)", sql.Args{"path": sql.Path(path)}))
+		if s.scan, err = db.ParquetScan(ctx, path, sourceTable); err != nil {
+			err = fmt.Errorf("read labels %s: %w", path, err)
+		}
 	case strings.HasSuffix(lower, ".csv"), strings.HasSuffix(lower, ".csv.gz"):
 		s.csv = path
 		s.scan, err = csvScan(ctx, db, path, textKeys)
@@ -270,26 +270,10 @@ func importStream(ctx context.Context, db *sql.DB, what string, from io.Reader, 
 		return fmt.Errorf("labels %s are neither an Arrow IPC file nor a stream: %w", what, err)
 	}
 	defer r.Release()
-	if err := db.ImportSeq(ctx, sourceTable, r.Schema(), retained(r)); err != nil {
+	if err := db.ImportSeq(ctx, sourceTable, r.Schema(), sql.Retained(r)); err != nil {
 		return fmt.Errorf("read labels %s: %w", what, err)
 	}
 	return nil
-}
-
-// retained gives the batches of a reader, which release them where they are taken.
-func retained(r array.RecordReader) iter.Seq2[arrow.RecordBatch, error] {
-	return func(yield func(arrow.RecordBatch, error) bool) {
-		for r.Next() {
-			batch := r.RecordBatch()
-			batch.Retain()
-			if !yield(batch, nil) {
-				return
-			}
-		}
-		if err := r.Err(); err != nil {
-			yield(nil, err)
-		}
-	}
 }
 
 func (b *build) streamSource(ctx context.Context) (source, error) {
@@ -353,7 +337,7 @@ func (b *build) querySource(ctx context.Context) (_ source, failed error) {
 	}
 	text, err := db.Settled(ctx, b.labelQuery)
 	if err == nil {
-		err = db.Arrow(ctx, text, func(r array.RecordReader) error { return b.db.ImportSeq(ctx, sourceTable, r.Schema(), retained(r)) })
+		err = db.Arrow(ctx, text, func(r array.RecordReader) error { return b.db.ImportSeq(ctx, sourceTable, r.Schema(), sql.Retained(r)) })
 	}
 	if err != nil {
 		return s, b.labelError("sql", err)

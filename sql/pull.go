@@ -8,12 +8,14 @@ import (
 	"sync/atomic"
 
 	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/ipc"
 )
 
 // ImportSeq copies batches of one schema into a new table of that name, replacing one that exists. Batches are released once
 // they are copied.
 func (db *DB) ImportSeq(ctx context.Context, table string, schema *arrow.Schema, batches iter.Seq2[arrow.RecordBatch, error]) error {
+	schema, batches = cutNanos(schema, batches)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r := &pulled{schema: schema, items: make(chan pulledItem, pulledMax)}
@@ -64,6 +66,22 @@ func (db *DB) ImportFile(ctx context.Context, table string, r *ipc.FileReader) e
 			}
 		}
 	})
+}
+
+// Retained gives the batches of a reader, for whoever takes them to release.
+func Retained(r array.RecordReader) iter.Seq2[arrow.RecordBatch, error] {
+	return func(yield func(arrow.RecordBatch, error) bool) {
+		for r.Next() {
+			batch := r.RecordBatch()
+			batch.Retain()
+			if !yield(batch, nil) {
+				return
+			}
+		}
+		if err := r.Err(); err != nil {
+			yield(nil, err)
+		}
+	}
 }
 
 // pulledMax bounds the batches that wait for DuckDB.

@@ -285,7 +285,9 @@ func (c *datasetCheck) labelsFile(ctx context.Context) error {
 	args := sql.Args{"path": sql.Path(path)}
 	switch lower := strings.ToLower(path); {
 	case strings.HasSuffix(lower, ".parquet"):
-		c.labelsAt.scan = sql.Fragment(sql.Render("read_parquet({path}, hive_partitioning = false)", args))
+		if c.labelsAt.scan, err = c.db.ParquetScan(ctx, path, "verify_labels"); err != nil {
+			return fmt.Errorf("read the labels %s: %w", path, err)
+		}
 	case strings.HasSuffix(lower, ".csv"), strings.HasSuffix(lower, ".csv.gz"):
 		if args["types"], err = c.csvTexts(ctx); err != nil {
 			return err

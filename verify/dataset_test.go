@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parquet-go/parquet-go"
+
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/ingest"
 	"github.com/loamdata/loam/lake"
@@ -203,11 +205,16 @@ func (w *datasetWorld) take(stream, topic string, recorded int64, rows []string)
 
 func (w *datasetWorld) build(request feature.DatasetRequest) *pit.Card {
 	w.t.Helper()
+	return w.buildOf("labels.csv", request)
+}
+
+func (w *datasetWorld) buildOf(labels string, request feature.DatasetRequest) *pit.Card {
+	w.t.Helper()
 	var err error
 	if request.Features, err = w.project.Resolve([]string{"plain", "short", "patched", "recent", "past", "drift", "made"}); err != nil {
 		w.t.Fatal(err)
 	}
-	request.Labels, request.TimeColumn, request.Out = "labels.csv", "when", "out.parquet"
+	request.Labels, request.TimeColumn, request.Out = labels, "when", "out.parquet"
 	card, err := pit.Build(context.Background(), w.lake, w.project, request, pit.Options{Now: time.Now, Version: "test"})
 	if err != nil {
 		w.t.Fatal(err)
@@ -492,6 +499,29 @@ func TestDatasetOfFormerColumns(t *testing.T) {
 	w.build(feature.DatasetRequest{AsOf: feature.EventClock})
 	if report := w.verify(DatasetOptions{All: true}); !report.OK() {
 		t.Errorf("%d differences, the first %s", report.Total, shown(report))
+	}
+}
+
+// Nanoseconds before 1970 are cut as the build cuts them, to the microsecond before.
+func TestDatasetOfNanoseconds(t *testing.T) {
+	w := newDatasetWorld(t)
+	w.fill(random(t))
+	type row struct {
+		ID   string `parquet:"id"`
+		Part int64  `parquet:"part"`
+		When int64  `parquet:"when,timestamp(nanosecond)"`
+		Y    int64  `parquet:"y"`
+	}
+	if err := parquet.WriteFile(filepath.Join(w.dir, "labels.parquet"), []row{{"a", 1, -1, 0}, {"a", 1, -1001, 1}, {"b", 1, 999, 2}}); err != nil {
+		t.Fatal(err)
+	}
+	w.buildOf("labels.parquet", feature.DatasetRequest{AsOf: feature.ServedClock})
+	if report := w.verify(DatasetOptions{All: true}); !report.OK() || report.Checked != 3 || report.Notes != nil {
+		t.Errorf("found %s, %v", shown(report), report.Notes)
+	}
+	w.alter("SELECT * REPLACE (CASE WHEN file_row_number = 1 THEN make_timestamptz(-1) ELSE \"when\" END AS \"when\") FROM {rows}")
+	if report := w.verify(DatasetOptions{All: true}); report.OK() || report.First[0].Column != "when" || report.First[0].Want != "1969-12-31 23:59:59.999998+00" {
+		t.Errorf("a time was altered, found %s", shown(report))
 	}
 }
 
