@@ -11,8 +11,8 @@ import (
 )
 
 // checkKeys holds the values of join keys in the labels against the types that they have in the streams. One that a whole number
-// would round is refused, for the label would be given another entity's features; one that can't be of the type matches nothing,
-// and is counted in a warning.
+// would round is refused, for the label would be given another entity's features, and so are numbers with a point for a key that
+// is text, which match nothing; one that can't be of the type matches nothing, and is counted in a warning.
 func (b *build) checkKeys(ctx context.Context, what string) error {
 	var seen []string
 	check := func(s *feature.Stream, keys []string) error {
@@ -24,14 +24,18 @@ func (b *build) checkKeys(ctx context.Context, what string) error {
 				continue // of the stream's own type nothing can be amiss
 			}
 			seen = append(seen, column+" "+c.Type.SQL())
-			var rounded, none int64
+			var some, rounded, none int64
 			var first *int64
-			err := b.db.QueryRow(ctx, sql.Render("SELECT count(*) FILTER ({rounds}), min({row}) FILTER ({rounds}), "+
+			err := b.db.QueryRow(ctx, sql.Render("SELECT count({column}), count(*) FILTER ({rounds}), min({row}) FILTER ({rounds}), "+
 				"count(*) FILTER ({column} IS NOT NULL AND TRY_CAST({column} AS {type}) IS NULL) FROM labels", sql.Args{
 				"rounds": rounds(feature.Column{Name: column, Type: c.Type}, typ), "row": sql.Ident(labelRow), "column": sql.Ident(column), "type": sql.Fragment(c.Type.SQL()),
-			}), nil, &rounded, &first, &none)
+			}), nil, &some, &rounded, &first, &none)
 			if err != nil {
 				return fmt.Errorf("read the keys of labels %s: %w", what, err)
+			}
+			if some > 0 && c.Type.Kind == feature.String && pointed(typ) && !strings.HasSuffix(typ, ",0)") {
+				return fmt.Errorf("labels %s: column %s, the join key %s, is %s, and stream %s has it as text: 7 would be looked for as 7.0, and match nothing. "+
+					"Write the column as text, or as whole numbers; empty values among those make pandas write them with a point", what, column, k, typ, s.Name)
 			}
 			if rounded > 0 {
 				return fmt.Errorf("labels %s: %d values of column %s, the join key %s, can't be %s without loss, the first in row %d, counted from 0: mend them, or leave them empty",
@@ -59,9 +63,12 @@ func (b *build) checkKeys(ctx context.Context, what string) error {
 
 // rounds is the condition that a value of a column, which has a type of DuckDB in the labels, would lose something as a join key.
 func rounds(c feature.Column, typ string) sql.Fragment {
-	if c.Type.Kind != feature.Int64 || typ != "DOUBLE" && typ != "FLOAT" && !strings.HasPrefix(typ, "DECIMAL") {
+	if c.Type.Kind != feature.Int64 || !pointed(typ) {
 		return "false"
 	}
 	return sql.Fragment(sql.Render("coalesce(TRY_CAST(TRY_CAST({column} AS BIGINT) AS {typ}) <> {column}, false)",
 		sql.Args{"column": sql.Ident(c.Name), "typ": sql.Fragment(typ)}))
 }
+
+// pointed reports whether values of a type of DuckDB may have a point.
+func pointed(typ string) bool { return typ == "DOUBLE" || typ == "FLOAT" || strings.HasPrefix(typ, "DECIMAL") }

@@ -172,6 +172,32 @@ func TestLabelKeysOfOtherTypes(t *testing.T) {
 	}
 }
 
+// Numbers with a point for a key that is text, as pandas makes them of whole ones with an empty value among them, are refused: they would
+// match nothing.
+func TestLabelKeysOfTextWithAPoint(t *testing.T) {
+	w := newWorld(t, viewOf(map[string]string{"k": "string"}, []string{"k"}, map[string]string{"v": "int64"}, "0", ""))
+	w.take("s", "file:history", 1, []string{`{"k":"7","at":"2026-01-15T00:00:00Z","v":1}`})
+	for _, c := range []struct{ key, err string }{
+		{"7::DOUBLE", `column who, the join key k, is DOUBLE, and stream s has it as text: 7 would be looked for as 7.0, and match nothing. Write the column as text, or as whole numbers`},
+		{"7::FLOAT", "column who, the join key k, is FLOAT, "},
+		{"7::DECIMAL(9,2)", "is DECIMAL(9,2), and stream s has it as text"},
+		{"NULL::DOUBLE", ""}, {"7::DECIMAL(9,0)", ""}, {"7::INTEGER", ""}, {"7::UBIGINT", ""}, {"'7'", ""},
+	} {
+		for _, format := range []string{"parquet", "arrow"} {
+			query := "SELECT " + c.key + " AS who, unnest([TIMESTAMPTZ '2026-01-20', NULL]) AS event_timestamp UNION ALL SELECT NULL, NULL"
+			if format == "arrow" {
+				w.put("labels.arrow", string(arrowOf(t, query, true)))
+			} else {
+				w.exec("COPY (" + query + ") TO '$DIR/labels.parquet'")
+			}
+			_, err := w.build(feature.DatasetRequest{Labels: "labels." + format, JoinKeys: map[string]string{"k": "who"}}, 0)
+			if (c.err == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%s in %s: %v, want %q", c.key, format, err, c.err)
+			}
+		}
+	}
+}
+
 // Nanoseconds are cut to the microsecond before them, of times before 1970 and since, with a zone and without, whatever brings them: a
 // label sees nothing that came after it.
 func TestNanosecondsOfLabels(t *testing.T) {
