@@ -67,7 +67,8 @@ type OutFormat string
 const (
 	ParquetOut   OutFormat = "parquet"
 	CSVOut       OutFormat = "csv"
-	ArrowOut     OutFormat = "arrow"
+	ArrowOut     OutFormat = "arrow"  // a file of Arrow IPC's file format
+	ArrowsOut    OutFormat = "arrows" // one of its stream format
 	StreamOut    OutFormat = "arrow stream"
 	PartitionOut OutFormat = "partitions" // a folder of Parquet files, a folder a value of the partition columns
 )
@@ -86,6 +87,8 @@ func (d *DatasetRequest) Format() OutFormat {
 		return CSVOut
 	case strings.HasSuffix(lower, ".arrow"):
 		return ArrowOut
+	case strings.HasSuffix(lower, ".arrows"):
+		return ArrowsOut
 	}
 	return ""
 }
@@ -157,7 +160,7 @@ func (d *DatasetRequest) checkOut(add func(field, what, remedy string)) {
 	case d.Out == "":
 		add("out", "missing", "name the file to write, such as out: churn.parquet")
 	case format == "":
-		add("out", fmt.Sprintf("%q", d.Out)+" names no format", "end its name in .parquet, .csv, .csv.gz or .arrow, or write - for an Arrow stream on standard output")
+		add("out", fmt.Sprintf("%q", d.Out)+" names no format", "end its name in .parquet, .csv, .csv.gz, .arrow or .arrows, or write - for an Arrow stream on standard output")
 	case format == StreamOut && len(d.PartitionBy) > 0:
 		add("partition_by", "a stream has no folders", "name a folder with out, or leave it out")
 	case format == PartitionOut && (&DatasetRequest{Out: d.Out}).Format() != "":

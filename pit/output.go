@@ -202,13 +202,16 @@ func (o *output) write(ctx context.Context, db *sql.DB) error {
 		}
 	case feature.PartitionOut:
 		options = "FORMAT parquet, COMPRESSION zstd, PARTITION_BY (" + sql.Idents("", o.partition) + ")"
-	case feature.ArrowOut:
+	case feature.ArrowOut, feature.ArrowsOut:
 		f, err := os.Create(o.whole)
 		if err != nil {
 			return err
 		}
-		err = o.arrow(ctx, db, func(s *arrow.Schema) (batchWriter, error) { return ipc.NewFileWriter(f, ipc.WithSchema(s)) })
-		return errors.Join(err, f.Close())
+		open := func(s *arrow.Schema) (batchWriter, error) { return ipc.NewFileWriter(f, ipc.WithSchema(s)) }
+		if o.format == feature.ArrowsOut {
+			open = streamTo(f)
+		}
+		return errors.Join(o.arrow(ctx, db, open), f.Close())
 	}
 	return db.Exec(ctx, sql.Render("COPY ({all}) TO {out} ({options})", sql.Args{"all": o.all(), "out": sql.Literal(o.whole), "options": options}))
 }
@@ -235,10 +238,13 @@ func (o *output) arrow(ctx context.Context, db *sql.DB, open func(*arrow.Schema)
 	})
 }
 
+func streamTo(to io.Writer) func(*arrow.Schema) (batchWriter, error) {
+	return func(s *arrow.Schema) (batchWriter, error) { return ipc.NewWriter(to, ipc.WithSchema(s)), nil }
+}
+
 // stream writes the training set as an Arrow IPC stream.
 func (o *output) stream(ctx context.Context, db *sql.DB, to io.Writer) error {
-	err := o.arrow(ctx, db, func(s *arrow.Schema) (batchWriter, error) { return ipc.NewWriter(to, ipc.WithSchema(s)), nil })
-	if err != nil {
+	if err := o.arrow(ctx, db, streamTo(to)); err != nil {
 		return fmt.Errorf("write the training set to standard output: %w", err)
 	}
 	return nil

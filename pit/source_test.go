@@ -351,21 +351,28 @@ func TestOutputs(t *testing.T) {
 		batches = append(batches, batch)
 	}
 	sameBatches(t, "file", batches, want)
+	build(request("out.arrows"))
+	kept, err := os.ReadFile(filepath.Join(w.dir, "out.arrows"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var stream bytes.Buffer
 	card, err := w.buildWith(request(feature.Standard), Options{Stream: &stream})
 	if err != nil || card.Out != "-" {
 		t.Fatalf("%+v, %v", card, err)
 	}
-	reader, err := ipc.NewReader(&stream)
-	if err != nil {
-		t.Fatal(err)
+	for what, written := range map[string][]byte{"out.arrows": kept, "stream": stream.Bytes()} {
+		reader, err := ipc.NewReader(bytes.NewReader(written))
+		if err != nil {
+			t.Fatal(err)
+		}
+		batches = nil
+		for reader.Next() {
+			reader.RecordBatch().Retain()
+			batches = append(batches, reader.RecordBatch())
+		}
+		sameBatches(t, what, batches, want)
 	}
-	batches = nil
-	for reader.Next() {
-		reader.RecordBatch().Retain()
-		batches = append(batches, reader.RecordBatch())
-	}
-	sameBatches(t, "stream", batches, want)
 
 	sorted := "SELECT * FROM (" + all
 	slices.Sort(want)

@@ -332,19 +332,27 @@ func datasetScan(ctx context.Context, db *sql.DB, path string) (sql.Fragment, er
 		return sql.Fragment(sql.Render("read_parquet({files}, hive_partitioning = true)", literal)), nil
 	case strings.HasSuffix(lower, ".csv"), strings.HasSuffix(lower, ".csv.gz"):
 		return sql.Fragment(sql.Render("read_csv({path}, header = true, all_varchar = true, hive_partitioning = false)", literal)), nil
-	case strings.HasSuffix(lower, ".arrow"):
+	case strings.HasSuffix(lower, ".arrow"), strings.HasSuffix(lower, ".arrows"):
 		return "shown", importArrow(ctx, db, "shown", path)
 	}
 	return sql.Fragment(sql.Render("read_parquet({path}, hive_partitioning = false)", literal)), nil
 }
 
-// importArrow copies an Arrow IPC file into a table.
+// importArrow copies an Arrow IPC file, of the file format or by its ending the stream format, into a table.
 func importArrow(ctx context.Context, db *sql.DB, table, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("read the training set: %w", err)
 	}
 	defer f.Close()
+	if strings.HasSuffix(strings.ToLower(path), ".arrows") {
+		r, err := ipc.NewReader(f)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", path, err)
+		}
+		defer r.Release()
+		return db.ImportSeq(ctx, table, r.Schema(), sql.Retained(r))
+	}
 	r, err := ipc.NewFileReader(f)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", path, err)

@@ -27,14 +27,15 @@ them. What is wanted is in a request under datasets/, or in flags, which go befo
 By default a label sees what had been ingested by its time, as a model would have been given it (--as-of served). With
 --as-of event it sees what was true in the source, whenever that was learnt.
 
-Labels come from a file (.parquet, .csv, .csv.gz, .arrow), from an Arrow IPC stream on standard input (--labels -), from an
-Iceberg table of the catalog, or from a SELECT over <stream>_log, <stream>_history and <stream>_current.
+Labels come from a file (.parquet, .csv, .csv.gz, .arrow, .arrows), from an Arrow IPC stream on standard input (--labels -), from
+an Iceberg table of the catalog, or from a SELECT over <stream>_log, <stream>_history and <stream>_current.
 
 --outcome "won_30d=opportunity:30d:stage = 'won'" adds a label column: whether the condition came true of the label's entity
 in the 30 days after its time. Labels whose 30 days aren't over by the stream's watermark are left out, and counted.
 
-The ending of --out says how the training set is written: .parquet, .csv, .csv.gz or .arrow; with --partition-by it is a
-folder of Parquet files. With --out - an Arrow IPC stream goes to standard output and the summary to standard error.`,
+The ending of --out says how the training set is written: .parquet, .csv, .csv.gz, .arrow or, for Arrow IPC's stream
+format, .arrows; with --partition-by it is a folder of Parquet files. With --out - an Arrow IPC stream goes to standard
+output and the summary to standard error.`,
 		Example: "  loam dataset build datasets/churn.yaml\n" +
 			"  loam dataset build --labels labels.csv --features 'profile:mkt_status,activity:*' --out few.parquet\n" +
 			"  loam dataset build churn --as-of event --out churn_event.parquet\n" +
@@ -68,7 +69,7 @@ type datasetFlags struct {
 
 // bind declares the flags.
 func (f *datasetFlags) bind(flags *pflag.FlagSet) {
-	flags.StringVar(&f.labels, "labels", "", "labels: a `file`, .parquet, .csv, .csv.gz or .arrow, or - for an Arrow stream")
+	flags.StringVar(&f.labels, "labels", "", "labels: a `file`, .parquet, .csv, .csv.gz, .arrow or .arrows, or - for an Arrow stream")
 	flags.StringVar(&f.labelsTable, "labels-table", "", "labels: an Iceberg `table`, <namespace>.<name> or of the project")
 	flags.StringVar(&f.labelsSQL, "labels-sql", "", "labels: a `SELECT` over the streams' tables")
 	flags.StringArrayVar(&f.joinKeys, "join-key", nil, "`key=column`: the label column that holds a join key; repeatable")
@@ -189,7 +190,7 @@ func (f datasetFlags) overPaths(r *feature.DatasetRequest, given func(string) bo
 		r.PartitionBy = f.partitionBy
 	}
 	if r.Format() == "" {
-		return misused("--out %s names no format: end its name in .parquet, .csv, .csv.gz or .arrow, or give --partition-by", f.out)
+		return misused("--out %s names no format: end its name in .parquet, .csv, .csv.gz, .arrow or .arrows, or give --partition-by", f.out)
 	}
 	return failed
 }

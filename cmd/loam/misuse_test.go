@@ -49,7 +49,7 @@ func TestMisused(t *testing.T) {
 		{`dataset build churn again`, `"again" is one argument too many`, ``},
 		{`dataset build churn -C crm --as-of now`, `--as-of is served or event, not "now"`, ``},
 		{`dataset build churn -C crm --known-at yesterday`, `--known-at "yesterday" is not a time: write RFC 3339, such as`, ``},
-		{`dataset build churn -C crm --out churn.txt`, `--out churn.txt names no format: end its name in .parquet, .csv, .csv.gz or .arrow`, ``},
+		{`dataset build churn -C crm --out churn.txt`, `--out churn.txt names no format: end its name in .parquet, .csv, .csv.gz, .arrow or .arrows`, ``},
 		{`dataset build churn -C crm --service churn_v1 --features profile:*`, `--service and --features exclude each other: give one`, ``},
 		{`dataset show`, `name a card, such as churn.card.json`, `loam dataset show CARD.json`},
 		{`dataset show churn.card.json --rows -1`, `--rows is at least 0, not -1`, ``},
