@@ -3,6 +3,7 @@ package pit
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/loamdata/loam/feature"
@@ -38,9 +39,25 @@ func CheckLabelQuery(ctx context.Context, p *feature.Project, r *feature.Dataset
 		text, _, _ := strings.Cut(strings.TrimPrefix(err.Error(), "run SQL: "), "\n")
 		return fmt.Errorf("it does not bind: %s", text)
 	}
+	if err := checkHeld(columns); err != nil {
+		return err
+	}
 	l := &labels{columns: columns}
 	_, err = l.moment(r.TimeColumn)
 	return err
+}
+
+// unheldTypes are types of DuckDB whose values a training set would hold otherwise, or in part.
+var unheldTypes = []string{"UHUGEINT", "INTERVAL", "BIT", "TIME WITH TIME ZONE"}
+
+// checkHeld refuses columns of such types.
+func checkHeld(columns []sql.Column) error {
+	for _, c := range columns {
+		if slices.Contains(unheldTypes, c.Type) {
+			return fmt.Errorf("column %s is %s, which a training set can't hold: cast it, to VARCHAR or another type", c.Name, c.Type)
+		}
+	}
+	return nil
 }
 
 // emptyTable makes a table that a query may read, without rows.

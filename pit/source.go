@@ -335,14 +335,43 @@ func (b *build) querySource(ctx context.Context) (_ source, failed error) {
 	if err := db.Confine(ctx, paths); err != nil {
 		return s, err
 	}
-	text, err := db.Settled(ctx, b.labelQuery)
+	columns, err := db.Bind(ctx, b.labelQuery)
+	if err == nil {
+		err = checkHeld(columns)
+	}
+	text := ""
+	if err == nil {
+		text, err = db.Settled(ctx, b.labelQuery)
+	}
 	if err == nil {
 		err = db.Arrow(ctx, text, func(r array.RecordReader) error { return b.db.ImportSeq(ctx, sourceTable, r.Schema(), sql.Retained(r)) })
+	}
+	if err == nil {
+		err = b.checkWide(ctx, columns)
 	}
 	if err != nil {
 		return s, b.labelError("sql", err)
 	}
 	return s, nil
+}
+
+// checkWide refuses whole numbers of a query that came as decimals of 38 digits and have more.
+func (b *build) checkWide(ctx context.Context, columns []sql.Column) error {
+	for _, c := range columns {
+		if c.Type != "HUGEINT" {
+			continue
+		}
+		var wide bool
+		err := b.db.QueryRow(ctx, sql.Render("SELECT coalesce(bool_or(abs({column}::HUGEINT) > 99999999999999999999999999999999999999::HUGEINT), false) FROM {table}",
+			sql.Args{"column": sql.Ident(c.Name), "table": sourceTable}), nil, &wide)
+		if err != nil {
+			return err
+		}
+		if wide {
+			return fmt.Errorf("column %s has whole numbers of more than 38 digits, which a training set can't hold: cast it, to VARCHAR or another type", c.Name)
+		}
+	}
+	return nil
 }
 
 // limit bounds the memory of the build's DuckDB.

@@ -305,6 +305,47 @@ views:
 	}
 }
 
+// Whole numbers beyond 64 bits, as sums are, keep all their digits as keys and columns, in every format; what a training set can't hold
+// is refused.
+func TestWideNumbersOfAQuery(t *testing.T) {
+	w := newWorld(t, viewOf(map[string]string{"k": "int64"}, []string{"k"}, map[string]string{"v": "int64"}, "0", ""))
+	w.take("s", "file:history", 1, []string{`{"k":9007199254740993,"at":"2026-01-15T00:00:00Z","v":1}`, `{"k":9007199254740992,"at":"2026-01-15T00:00:00Z","v":2}`})
+	const most = "99999999999999999999999999999999999999" // of 38 digits
+	query := func(column string) string {
+		return "SELECT sum(k) AS k, event_time AS event_timestamp, " + column + " AS wide FROM s_log GROUP BY event_time, v ORDER BY k"
+	}
+	for _, c := range []struct{ column, err string }{
+		{most + "::HUGEINT", ""},
+		{"-(" + most + "::HUGEINT)", ""},
+		{most + "::HUGEINT + 1", "labels by sql: column wide has whole numbers of more than 38 digits, which a training set can't hold: cast it, to VARCHAR or another type"},
+		{"-(" + most + "::HUGEINT) - 1", "of more than 38 digits"},
+		{"1::UHUGEINT", "labels by sql: column wide is UHUGEINT, which a training set can't hold: cast it, to VARCHAR or another type"},
+		{"INTERVAL 1 microsecond", "column wide is INTERVAL"}, {"'101'::BIT", "column wide is BIT"}, {"TIMETZ '10:00:00+01'", "column wide is TIME WITH TIME ZONE"},
+	} {
+		for _, out := range []string{"out.parquet", "out.csv"} {
+			_, err := w.buildWith(feature.DatasetRequest{LabelsSQL: query(c.column), AsOf: feature.EventClock, Out: out}, Options{})
+			if c.err != "" {
+				if err == nil || !strings.Contains(err.Error(), c.err) {
+					t.Errorf("%s: %v, want %q", c.column, err, c.err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Errorf("%s: %v", c.column, err)
+				continue
+			}
+			got := w.rows("SELECT k::VARCHAR AS k, wide::VARCHAR AS wide, v__v::VARCHAR AS v FROM " + map[string]string{
+				"out.parquet": "'$DIR/out.parquet'", "out.csv": "read_csv('$DIR/out.csv', all_varchar = true)",
+			}[out])
+			wide := strings.NewReplacer("::HUGEINT", "", "(", "", ")", "").Replace(c.column)
+			want := []string{`{"k":"9007199254740992","wide":"` + wide + `","v":"2"}`, `{"k":"9007199254740993","wide":"` + wide + `","v":"1"}`}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s in %s: %v, want %v", c.column, out, got, want)
+			}
+		}
+	}
+}
+
 // A training set is the same in every format, and rows keep their order in files and streams.
 func TestOutputs(t *testing.T) {
 	w := newWorld(t, viewOf(map[string]string{"k": "string"}, []string{"k"}, map[string]string{"v": "int64"}, "0", ""))
