@@ -11,7 +11,7 @@ import (
 )
 
 // checkKeys holds the values of join keys in the labels against the types that they have in the streams. One that a whole number
-// would round is refused, for the label would be given another entity's features, and so are numbers with a point for a key that
+// would round, or that may have been rounded, is refused, for the label would be given another entity's features, and so are numbers with a point for a key that
 // is text, which match nothing; one that can't be of the type matches nothing, and is counted in a warning.
 func (b *build) checkKeys(ctx context.Context, what string) error {
 	var seen []string
@@ -66,8 +66,15 @@ func rounds(c feature.Column, typ string) sql.Fragment {
 	if c.Type.Kind != feature.Int64 || !pointed(typ) {
 		return "false"
 	}
-	return sql.Fragment(sql.Render("coalesce(TRY_CAST(TRY_CAST({column} AS BIGINT) AS {typ}) <> {column}, false)",
-		sql.Args{"column": sql.Ident(c.Name), "typ": sql.Fragment(typ)}))
+	column, exact := sql.Ident(c.Name), sql.Fragment("true")
+	switch typ { // beyond, these have no neighbours that are 1 apart
+	case "DOUBLE":
+		exact = column + " BETWEEN -9007199254740991 AND 9007199254740991"
+	case "FLOAT":
+		exact = column + " BETWEEN -16777215 AND 16777215"
+	}
+	return sql.Fragment(sql.Render("coalesce(TRY_CAST({column} AS BIGINT) IS NOT NULL AND (TRY_CAST(TRY_CAST({column} AS BIGINT) AS {typ}) <> {column} OR NOT {exact}), false)",
+		sql.Args{"column": column, "typ": sql.Fragment(typ), "exact": exact}))
 }
 
 // pointed reports whether values of a type of DuckDB may have a point.

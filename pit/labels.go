@@ -209,15 +209,56 @@ func csvScan(ctx context.Context, db *sql.DB, path string, textKeys []string) (s
 		return "", fmt.Errorf("read labels %s: %w", path, err)
 	}
 	var types []sql.Fragment
+	var doubles []string
 	for _, c := range columns {
 		if slices.Contains(textKeys, c.Name) {
 			types = append(types, sql.Literal(c.Name)+": 'VARCHAR'")
+		} else if c.Type == "DOUBLE" {
+			doubles = append(doubles, c.Name)
 		}
 	}
+	wide, err := wideTypes(ctx, db, path, doubles)
+	if err != nil {
+		return "", fmt.Errorf("read labels %s: %w", path, err)
+	}
+	types = append(types, wide...)
 	if len(types) > 0 {
 		args["types"] = ", types = {" + sql.Join(", ", types) + "}"
 	}
 	return sql.Fragment(sql.Render("read_csv({path}, "+csvOptions+"{types})", args)), nil
+}
+
+// wideTypes are the types of those columns of a CSV file, which DuckDB takes for doubles, that are of whole numbers, of which one is beyond
+// 64 bits: doubles would round them all.
+func wideTypes(ctx context.Context, db *sql.DB, path string, columns []string) ([]sql.Fragment, error) {
+	if len(columns) == 0 {
+		return nil, nil
+	}
+	var tests []sql.Fragment
+	results := make([]bool, 2*len(columns))
+	dst := make([]any, len(results))
+	for i, c := range columns {
+		for k, test := range []string{"regexp_full_match({n}, '[+-]?[0-9]+')", "TRY_CAST({n} AS DECIMAL(38,0)) IS NOT NULL"} {
+			n := "nullif(trim(" + sql.Ident(c) + "), '')"
+			tests = append(tests, sql.Fragment(sql.Render("coalesce(bool_and({n} IS NULL OR "+test+"), false)", sql.Args{"n": n})))
+			dst[2*i+k] = &results[2*i+k]
+		}
+	}
+	err := db.QueryRow(ctx, sql.Render("SELECT {tests} FROM read_csv({path}, "+csvOptions+", all_varchar = true)",
+		sql.Args{"tests": sql.Join(", ", tests), "path": sql.Path(path)}), nil, dst...)
+	if err != nil {
+		return nil, err
+	}
+	var types []sql.Fragment
+	for i, c := range columns {
+		switch whole, held := results[2*i], results[2*i+1]; {
+		case whole && held:
+			types = append(types, sql.Literal(c)+": 'DECIMAL(38,0)'")
+		case whole:
+			types = append(types, sql.Literal(c)+": 'VARCHAR'")
+		}
+	}
+	return types, nil
 }
 
 // moment is the expression of a label's time: without a zone it is UTC, and finer digits are cut off, so that a label

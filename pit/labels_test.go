@@ -11,6 +11,7 @@ import (
 	"github.com/apache/arrow-go/v18/parquet/pqarrow"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -168,6 +169,48 @@ func TestLabelKeysOfOtherTypes(t *testing.T) {
 			t.Errorf("%q: %v", c.labels, err)
 		case strings.Contains(strings.Join(card.Warnings, "\n"), "match nothing") != (c.warning != "") || !strings.Contains(strings.Join(card.Warnings, "\n"), c.warning):
 			t.Errorf("%q: warnings %q, want %q", c.labels, card.Warnings, c.warning)
+		}
+	}
+}
+
+// Whole numbers that a double would round are read from CSV with all their digits, be one of them too wide for 64 bits or not, and a key
+// that is a double already, where doubles are more than 1 apart, is refused: it would be another entity's.
+func TestWideNumbersOfLabels(t *testing.T) {
+	w := newWorld(t, viewOf(map[string]string{"k": "int64"}, []string{"k"}, map[string]string{"v": "int64"}, "0", ""))
+	w.take("s", "file:history", 1, []string{`{"k":9007199254740993,"at":"2026-01-15T00:00:00Z","v":1}`, `{"k":9007199254740992,"at":"2026-01-15T00:00:00Z","v":2}`})
+	for _, c := range []struct{ wide, typ string }{
+		{"12345678901234567890", "DECIMAL(38,0)"}, {"-99999999999999999999999999999999999999", "DECIMAL(38,0)"}, {"100000000000000000000000000000000000000", "VARCHAR"},
+		{"1234567890123456789", "BIGINT"}, {"1e19", "DOUBLE"}, {"12345678901234567890.5", "DOUBLE"}, {"", "BIGINT"},
+	} {
+		w.put("labels.csv", "k,event_timestamp,n\n9007199254740993,2026-01-20,7\n,2026-01-20,\n9007199254740992,2026-01-20,"+c.wide+"\n"+c.wide+",2026-01-20,8\n")
+		_, err := w.build(feature.DatasetRequest{Labels: "labels.csv"}, 0)
+		if c.typ == "DOUBLE" {
+			if want := "2 values of column k, the join key k, can't be int64 without loss, the first in row 0"; err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %q", c.wide, err, want)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.wide, err)
+			continue
+		}
+		got := w.rows("SELECT typeof(n) AS typ, n::VARCHAR AS n, k::VARCHAR AS k, v__v AS v FROM '$DIR/out.parquet' WHERE n::VARCHAR IS DISTINCT FROM '8' AND k IS NOT NULL")
+		n := `"` + c.wide + `"`
+		if c.wide == "" {
+			n = "null"
+		}
+		want := []string{`{"typ":"` + c.typ + `","n":"7","k":"9007199254740993","v":1}`, `{"typ":"` + c.typ + `","n":` + n + `,"k":"9007199254740992","v":2}`}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q: %v, want %v", c.wide, got, want)
+		}
+	}
+	for key, err := range map[string]string{
+		"9007199254740992::DOUBLE": "without loss", "-9007199254740994::DOUBLE": "without loss", "16777216::FLOAT": "without loss",
+		"9007199254740991::DOUBLE": "", "16777215::FLOAT": "", "1e30::DOUBLE": "", "'nan'::DOUBLE": "",
+	} {
+		w.exec("COPY (SELECT " + key + " AS k, TIMESTAMPTZ '2026-01-20' AS event_timestamp) TO '$DIR/labels.parquet'")
+		if _, failed := w.build(feature.DatasetRequest{Labels: "labels.parquet"}, 0); (err == "") != (failed == nil) || failed != nil && !strings.Contains(failed.Error(), err) {
+			t.Errorf("%s: %v, want %q", key, failed, err)
 		}
 	}
 }

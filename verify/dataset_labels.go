@@ -112,8 +112,8 @@ func (c *datasetCheck) passedThrough(ctx context.Context) error {
 	return nil
 }
 
-// csvTexts are the types of the columns that a build read from a CSV file as text; it found the others, and how dates are written,
-// by looking at all of the file, and so they are found here.
+// csvTexts are the types of the columns that a build read from a CSV file as text, or as whole numbers beyond 64 bits; it found the
+// others, and how dates are written, by looking at all of the file, and so they are found here.
 func (c *datasetCheck) csvTexts(ctx context.Context) (sql.Fragment, error) {
 	scan := sql.Render("SELECT * FROM read_csv({path}, header = true, sample_size = -1, hive_partitioning = false)", sql.Args{"path": sql.Path(c.card.Labels.Path)})
 	columns, err := c.db.Columns(ctx, scan)
@@ -122,8 +122,8 @@ func (c *datasetCheck) csvTexts(ctx context.Context) (sql.Fragment, error) {
 	}
 	var types []sql.Fragment
 	for _, column := range columns {
-		if c.typeOf(column.Name) == "VARCHAR" {
-			types = append(types, sql.Literal(column.Name)+": 'VARCHAR'")
+		if typ := c.typeOf(column.Name); typ == "VARCHAR" || typ == "DECIMAL(38,0)" {
+			types = append(types, sql.Literal(column.Name)+": "+sql.Literal(typ))
 		}
 	}
 	if len(types) == 0 {

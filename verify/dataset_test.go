@@ -529,7 +529,7 @@ func TestDatasetOfNanoseconds(t *testing.T) {
 func TestDatasetOfLabelsWrittenOtherwise(t *testing.T) {
 	w := newDatasetWorld(t)
 	w.fill(random(t))
-	w.put("labels.csv", "id,part,when,y,seen\na,1,2026-01-01T01:00:00Z,1,25/12/2025\nb,x,2026-01-01T01:00:00Z,2,26/12/2025\n")
+	w.put("labels.csv", "id,part,when,y,seen,wide\na,1,2026-01-01T01:00:00Z,1,25/12/2025,12345678901234567890\nb,x,2026-01-01T01:00:00Z,2,26/12/2025,9007199254740993\n")
 	w.build(feature.DatasetRequest{AsOf: feature.ServedClock})
 	if report := w.verify(DatasetOptions{All: true}); !report.OK() || report.Checked != 2 {
 		t.Errorf("found %s", shown(report))
