@@ -127,6 +127,9 @@ func (d *DatasetRequest) check(p *Project, expr CheckExpr) Problems {
 	d.checkJoinKeys(p, add)
 	d.checkOut(add)
 	d.checkOutcomes(p, expr, &problems)
+	if of := d.Split.Column; of != "" && slices.ContainsFunc(d.Outcomes, func(o OutcomeLabel) bool { return o.Name == of }) {
+		add("split", fmt.Sprintf("key=%s is an outcome, so the parts would tell what is to be learnt", of), "name a join key, or another column of the labels")
+	}
 	return problems
 }
 

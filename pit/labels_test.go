@@ -93,6 +93,15 @@ func TestLabelsThatCouldBeTakenForOthers(t *testing.T) {
 	if _, err := w.build(feature.DatasetRequest{Labels: "n.csv", Features: alone, Split: split}, 0); err == nil || !strings.Contains(err.Error(), "name a column, as in key=COLUMN:0.8") {
 		t.Errorf("a split without a key: %v", err)
 	}
+	// A split by an outcome, which is no column of the labels.
+	if split, err = feature.ParseSplit("key=rose:0.5"); err != nil {
+		t.Fatal(err)
+	}
+	rose := []feature.OutcomeLabel{{Name: "rose", Stream: "thing", When: "v > 1", Within: time.Hour}}
+	if _, err := w.build(feature.DatasetRequest{Labels: "n.csv", Features: features, Outcomes: rose, Split: split}, 0); !errors.Is(err, ErrRequest) ||
+		!strings.HasPrefix(err.Error(), "the request can't be built: split: key=rose is an outcome") {
+		t.Errorf("a split by an outcome: %v", err)
+	}
 	// What loam had recorded by then was nothing, so no label was complete.
 	known := time.Unix(0, 0)
 	w.put("good.csv", "id,event_timestamp\na,2026-01-01T00:01:00Z\n")
