@@ -16,7 +16,6 @@ import (
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/online"
-	"github.com/loamdata/loam/sql"
 )
 
 const frozenStreams = phasesStream + `---
@@ -158,47 +157,27 @@ func (w *frozenWorld) take(n int, span time.Duration) {
 func (w *frozenWorld) hold(what string, instant time.Time, views ...string) {
 	w.t.Helper()
 	ctx := w.t.Context()
-	var refs []feature.Ref
-	var features []string
-	for _, v := range views {
-		more, err := w.p.Resolve([]string{v})
-		w.check(err)
-		refs, features = append(refs, more...), append(features, v+":*")
-	}
-	labels := "id,part,event_timestamp\n"
+	refs, err := w.p.Resolve(views)
+	w.check(err)
 	var entities []map[string]string
 	for _, id := range []string{"a", "b", "c", "d|e", "nobody"} {
 		for _, part := range []string{"0", "-1"} {
-			labels += id + "," + part + "," + instant.Format(time.RFC3339Nano) + "\n"
 			entities = append(entities, map[string]string{"id": id, "part": part})
 		}
 	}
-	w.write("labels.csv", labels)
-	out := filepath.Join(w.dir, "out.parquet")
-	w.check(w.buildDataset(ctx, nil, datasetFlags{labels: filepath.Join(w.dir, "labels.csv"), features: features, out: out, timeColumn: "event_timestamp"},
-		func(flag string) bool { return flag == "labels" || flag == "features" || flag == "out" }))
+	out := w.offline(w.t, views, entities, instant)
 	store, err := openStore(ctx, w.p)
 	w.check(err)
 	defer store.Close()
 	result, err := online.NewClient(store, w.p, func() time.Time { return w.now }).Result(ctx, refs, entities)
 	w.check(err)
-	db, err := sql.Open(ctx, sql.Options{Files: true})
-	w.check(err)
-	defer db.Close()
 	present := 0
-	for i, row := range result.Rows {
-		for _, f := range row {
-			if f.Status == online.NotFound || f.Status == online.OutsideMaxAge {
-				f.Status = online.NullValue
-			}
-			if f.Status == online.Present {
-				present++
-			}
-			if !sameOffline(w.t, db, out, i, f) {
-				w.t.Errorf("%s: %s of %v: online %s %q", what, f.Ref, entities[i], f.Status, f.Value.Text)
-			}
+	holdOffline(w.t, w.p, what, out, entities, result.Rows, func(f online.Feature) bool {
+		if f.Status == online.Present {
+			present++
 		}
-	}
+		return true
+	})
 	if present < 2*len(entities) {
 		w.t.Errorf("%s: %d values are there", what, present)
 	}

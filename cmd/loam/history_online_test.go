@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"path/filepath"
@@ -9,7 +10,6 @@ import (
 	"time"
 
 	"github.com/loamdata/loam/online"
-	"github.com/loamdata/loam/sql"
 )
 
 const phasesStream = `stream: phase
@@ -89,17 +89,13 @@ func TestHistoryOnlineAsInTrainingSets(t *testing.T) {
 	values, statuses := 0, map[online.Status]int{}
 	for _, later := range []time.Duration{0, 7*time.Minute + time.Microsecond, 11 * 24 * time.Hour, 60 * 24 * time.Hour, -20 * 24 * time.Hour} {
 		instant := now.Add(later)
-		labels := "id,part,event_timestamp\n"
 		var entities []map[string]string
 		for _, id := range []string{"a", "b", "c", "d|e", "f", "nobody"} {
 			for _, part := range []string{"0", "-1"} {
-				labels += id + "," + part + "," + instant.Format(time.RFC3339Nano) + "\n"
 				entities = append(entities, map[string]string{"id": id, "part": part})
 			}
 		}
-		write("labels.csv", labels)
-		check(a.buildDataset(ctx, nil, datasetFlags{labels: filepath.Join(dir, "labels.csv"), features: []string{"past:*", "now:*", "both:*"}, out: filepath.Join(dir, "out.parquet"), timeColumn: "event_timestamp"},
-			func(flag string) bool { return flag == "labels" || flag == "features" || flag == "out" }))
+		out := a.offline(t, []string{"past", "now", "both"}, entities, instant)
 		a.now = func() time.Time { return instant }
 		store, err := a.fromLake(ctx, p, stored(p, refs))
 		check(err)
@@ -107,26 +103,18 @@ func TestHistoryOnlineAsInTrainingSets(t *testing.T) {
 		rows, err := online.NewClient(store, p, a.now).Read(ctx, refs, entities)
 		check(err)
 		check(store.Close())
-		db, err := sql.Open(ctx, sql.Options{Files: true})
-		check(err)
-		for i, row := range rows {
-			for _, f := range row {
-				if later < 60*24*time.Hour && f.Ref.View != "past" { // what the lake has, be it ingested by then or not
-					continue
-				}
-				statuses[f.Status]++
-				if f.Status == online.NotFound { // of an entity that isn't known, or of its state where it was deleted
-					f.Status = online.NullValue
-				}
-				if values++; !sameOffline(t, db, filepath.Join(dir, "out.parquet"), i, f) {
-					t.Errorf("after %s: %s of %v: online %s %q", later, f.Ref, entities[i], f.Status, f.Value.Text)
-				}
-				if f.Ref.View == "past" && f.Status == online.Present && !f.EventTime.Equal(instant) {
-					t.Errorf("after %s: %s of %v is of %s", later, f.Ref, entities[i], f.EventTime)
-				}
+		what := fmt.Sprintf("after %s", later)
+		holdOffline(t, p, what, out, entities, rows, func(f online.Feature) bool {
+			if later < 60*24*time.Hour && f.Ref.View != "past" { // what the lake has, be it ingested by then or not
+				return false
 			}
-		}
-		check(db.Close())
+			values++
+			statuses[f.Status]++
+			if f.Ref.View == "past" && f.Status == online.Present && !f.EventTime.Equal(instant) {
+				t.Errorf("%s: %s is of %s", what, f.Ref, f.EventTime)
+			}
+			return true
+		})
 	}
 	if values < 500 || statuses[online.NotFound] == 0 || statuses[online.Present] < 200 || statuses[online.NullValue] == 0 {
 		t.Errorf("%d values, %v", values, statuses)

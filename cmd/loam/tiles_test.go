@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"math"
 	"math/rand/v2"
 	"path/filepath"
 	"strconv"
@@ -11,9 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/online"
-	"github.com/loamdata/loam/sql"
 )
 
 const windowedStream = `stream: fact
@@ -96,63 +93,22 @@ func TestWindowsOnlineAsInTrainingSets(t *testing.T) {
 	for _, later := range []time.Duration{0, 50 * time.Minute, 7*time.Hour + time.Second, 8 * 24 * time.Hour, 25 * 24 * time.Hour, 60 * 24 * time.Hour} {
 		instant := now.Add(later)
 		a.now = func() time.Time { return instant }
-		labels := "who,event_timestamp\n"
 		var entities []map[string]string
 		for _, who := range []string{"a", "b", "c", "d", "nobody"} {
-			labels += who + "," + instant.Format(time.RFC3339Nano) + "\n"
 			entities = append(entities, map[string]string{"who": who})
 		}
-		write("labels.csv", labels)
-		check(a.buildDataset(ctx, nil, datasetFlags{labels: filepath.Join(dir, "labels.csv"), features: []string{"w:*"}, out: filepath.Join(dir, "out.parquet"), timeColumn: "event_timestamp"},
-			func(flag string) bool { return flag == "labels" || flag == "features" || flag == "out" }))
+		out := a.offline(t, []string{"w"}, entities, instant)
 		store, err := a.fromLake(ctx, p, refs)
 		check(err)
 		rows, err := online.NewClient(store, p, a.now).Read(ctx, refs, entities)
 		check(err)
 		check(store.Close())
-		db, err := sql.Open(ctx, sql.Options{Files: true})
-		check(err)
-		for i, row := range rows {
-			for _, f := range row {
-				same := sameOffline(t, db, filepath.Join(dir, "out.parquet"), i, f)
-				if values++; !same {
-					t.Errorf("after %s: %s of %v: online %s %q", later, f.Ref, entities[i], f.Status, f.Value.Text)
-				}
-			}
-		}
-		check(db.Close())
+		holdOffline(t, p, fmt.Sprintf("after %s", later), out, entities, rows, func(online.Feature) bool {
+			values++
+			return true
+		})
 	}
 	if values < 4000 {
 		t.Errorf("%d values", values)
 	}
-}
-
-// sameOffline reports whether a row of a training set has the value.
-func sameOffline(t *testing.T, db *sql.DB, file string, row int, f online.Feature) bool {
-	t.Helper()
-	column := sql.Ident(f.Ref.Column())
-	var text *string
-	var number *float64
-	value := column + "::VARCHAR"
-	switch f.Value.Type.Kind {
-	case feature.Timestamp:
-		value = "strftime(" + column + "::TIMESTAMP, '%Y-%m-%dT%H:%M:%S.%fZ')"
-	}
-	statement := fmt.Sprintf("SELECT %s, TRY_CAST(%s::VARCHAR AS DOUBLE) FROM (SELECT *, row_number() OVER () AS i FROM read_parquet(%s)) WHERE i = %d",
-		value, column, sql.Literal(file), row+1)
-	if err := db.QueryRow(t.Context(), statement, nil, &text, &number); err != nil {
-		t.Fatal(err)
-	}
-	if text == nil || f.Value.Null {
-		return text == nil && f.Status == online.NullValue
-	}
-	if f.Value.Type.Kind == feature.Double && f.Status == online.Present {
-		got, err := strconv.ParseFloat(f.Value.Text, 64)
-		exact := !strings.HasPrefix(f.Ref.Feature, "sum_") && !strings.HasPrefix(f.Ref.Feature, "avg_")
-		if err == nil && exact {
-			return got == *number && math.Signbit(got) == math.Signbit(*number) || math.IsNaN(got) && math.IsNaN(*number)
-		}
-		return err == nil && (got == *number || math.IsNaN(got) && math.IsNaN(*number) || math.Abs(got-*number) <= 1e-12*400*2.5)
-	}
-	return f.Status == online.Present && f.Value.Text == *text
 }
