@@ -47,6 +47,9 @@ func readKeys(ctx context.Context, path string, columns []feature.Column, tempDi
 		if !ok {
 			return nil, fmt.Errorf("%s has no column %s, which is a join key; it has %s", path, c.Name, strings.Join(l.names(), ", "))
 		}
+		if why := pointedText(c, typ); why != "" {
+			return nil, fmt.Errorf("%s: column %s, a join key, %s", path, c.Name, why)
+		}
 		value := sql.Fragment(sql.Render("TRY_CAST({column} AS {type})", sql.Args{"column": sql.Ident(c.Name), "type": sql.Fragment(c.Type.SQL())}))
 		items = append(items, value+"::VARCHAR")
 		good = append(good, value+" IS NOT NULL", "NOT "+rounds(c, typ))

@@ -33,9 +33,8 @@ func (b *build) checkKeys(ctx context.Context, what string) error {
 			if err != nil {
 				return fmt.Errorf("read the keys of labels %s: %w", what, err)
 			}
-			if some > 0 && c.Type.Kind == feature.String && pointed(typ) && !strings.HasSuffix(typ, ",0)") {
-				return fmt.Errorf("labels %s: column %s, the join key %s, is %s, and stream %s has it as text: 7 would be looked for as 7.0, and match nothing. "+
-					"Write the column as text, or as whole numbers; empty values among those make pandas write them with a point", what, column, k, typ, s.Name)
+			if why := pointedText(c, typ); some > 0 && why != "" {
+				return fmt.Errorf("labels %s: column %s, the join key %s, %s", what, column, k, why)
 			}
 			if rounded > 0 {
 				return fmt.Errorf("labels %s: %d values of column %s, the join key %s, can't be %s without loss, the first in row %d, counted from 0: mend them, or leave them empty",
@@ -78,4 +77,15 @@ func rounds(c feature.Column, typ string) sql.Fragment {
 }
 
 // pointed reports whether values of a type of DuckDB may have a point.
-func pointed(typ string) bool { return typ == "DOUBLE" || typ == "FLOAT" || strings.HasPrefix(typ, "DECIMAL") }
+func pointed(typ string) bool {
+	return typ == "DOUBLE" || typ == "FLOAT" || strings.HasPrefix(typ, "DECIMAL")
+}
+
+// pointedText says why numbers of a type of DuckDB can't stand for a join key that is text, "" where they can.
+func pointedText(c feature.Column, typ string) string {
+	if c.Type.Kind != feature.String || !pointed(typ) || strings.HasSuffix(typ, ",0)") {
+		return ""
+	}
+	return fmt.Sprintf("is %s, and its stream has it as text: 7 would be looked for as 7.0, and match nothing. "+
+		"Write the column as text, or as whole numbers; empty values among those make pandas write them with a point", typ)
+}

@@ -230,9 +230,9 @@ func TestLabelKeysOfTextWithAPoint(t *testing.T) {
 	w := newWorld(t, viewOf(map[string]string{"k": "string"}, []string{"k"}, map[string]string{"v": "int64"}, "0", ""))
 	w.take("s", "file:history", 1, []string{`{"k":"7","at":"2026-01-15T00:00:00Z","v":1}`})
 	for _, c := range []struct{ key, err string }{
-		{"7::DOUBLE", `column who, the join key k, is DOUBLE, and stream s has it as text: 7 would be looked for as 7.0, and match nothing. Write the column as text, or as whole numbers`},
+		{"7::DOUBLE", `column who, the join key k, is DOUBLE, and its stream has it as text: 7 would be looked for as 7.0, and match nothing. Write the column as text, or as whole numbers`},
 		{"7::FLOAT", "column who, the join key k, is FLOAT, "},
-		{"7::DECIMAL(9,2)", "is DECIMAL(9,2), and stream s has it as text"},
+		{"7::DECIMAL(9,2)", "is DECIMAL(9,2), and its stream has it as text"},
 		{"NULL::DOUBLE", ""}, {"7::DECIMAL(9,0)", ""}, {"7::INTEGER", ""}, {"7::UBIGINT", ""}, {"'7'", ""},
 	} {
 		for _, format := range []string{"parquet", "arrow"} {

@@ -111,6 +111,15 @@ func TestRefusedEntities(t *testing.T) {
 	p.write("rounded.csv", "id,m\na,1.5\n")
 	p.write("kind.txt", "id,m\n")
 	at := func(name string) string { return filepath.Join(p.dir, name) }
+	ctx := t.Context()
+	db, err := sql.Open(ctx, sql.Options{Files: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.Exec(ctx, "COPY (SELECT 7::DOUBLE AS id, 1 AS m) TO "+string(sql.Literal(at("pointed.parquet")))); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		args []string
 		want string
@@ -119,6 +128,7 @@ func TestRefusedEntities(t *testing.T) {
 		{[]string{"--entities", at("few.csv")}, "few.csv has no column m, which is a join key; it has id, x"},
 		{[]string{"--entities", at("empty.csv")}, "empty.csv: row 1, counted from 0, has no value for a join key, or one that can't be of its type in the stream: id is string, m is int64"},
 		{[]string{"--entities", at("rounded.csv")}, "rounded.csv: row 0, counted from 0"},
+		{[]string{"--entities", at("pointed.parquet")}, "pointed.parquet: column id, a join key, is DOUBLE, and its stream has it as text"},
 		{[]string{"--entities", at("kind.txt")}, "its name must end in .parquet"},
 		{[]string{"--entities", at("none.csv")}, "none.csv"},
 		{[]string{"--entity", "id=a"}, "--entity id=a: feature view pairs has the join keys id, m"},
