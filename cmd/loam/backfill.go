@@ -221,8 +221,9 @@ type backfill struct {
 	store   *online.Store
 	now     func() time.Time
 	read    int64
-	commits chan error // of the commit that is going on, or nil
-	did     outcome    // of the commits that have ended
+	known   map[string]int64 // by stream, the log's head by which the first event that waits in the router was decided on
+	commits chan error       // of the commit that is going on, or nil
+	did     outcome          // of the commits that have ended
 }
 
 // take takes one file from where each stream stands in it.
@@ -296,6 +297,12 @@ func (b *backfill) take(ctx context.Context, f ingest.File, progress func(bytes 
 // add routes records, which decides on duplicates.
 func (b *backfill) add(ctx context.Context, router *ingest.Router, records []ingest.Record, now int64) error {
 	defer lockIDs(b.line.all())()
+	if rows, _ := router.Pending(); rows == 0 {
+		b.known = map[string]int64{}
+		for name, o := range b.line.streams {
+			b.known[name] = o.known
+		}
+	}
 	b.read += int64(len(records))
 	return router.AddAll(ctx, records, now)
 }
@@ -308,7 +315,7 @@ func (b *backfill) flush(ctx context.Context, router *ingest.Router, ends []inge
 	for i, m := range made {
 		batches[i] = routed{Batch: m}
 		if m.Stream != nil {
-			batches[i].known = b.line.streams[m.Stream.Name].known
+			batches[i].known = b.known[m.Stream.Name]
 		}
 	}
 	unlock()

@@ -67,6 +67,11 @@ func (p *windowsProject) lines(n int) string {
 // topic appends events to a partition.
 func (p *windowsProject) topic(partition, n int) {
 	p.t.Helper()
+	p.append(partition, p.lines(n))
+}
+
+func (p *windowsProject) append(partition int, lines string) {
+	p.t.Helper()
 	path := filepath.Join(p.dir, ".loam", "topics", "fact.v1", fmt.Sprintf("%d.jsonl", partition))
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		p.t.Fatal(err)
@@ -76,7 +81,7 @@ func (p *windowsProject) topic(partition, n int) {
 		p.t.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := io.WriteString(f, p.lines(n)); err != nil {
+	if _, err := io.WriteString(f, lines); err != nil {
 		p.t.Fatal(err)
 	}
 }
