@@ -30,12 +30,12 @@ func releaseAll(batches []arrow.RecordBatch) {
 
 // commitLog writes the accepted events of the batch to the log and moves its offsets. It returns the rows that were
 // written, which the caller releases. The batch's spans then count the events that were dropped as duplicates.
-func (s *Stream) commitLog(ctx context.Context, b *feature.Batch, known int64, r *Result) ([]arrow.RecordBatch, error) {
+func (s *Stream) commitLog(ctx context.Context, b *feature.Batch, known Head, r *Result) ([]arrow.RecordBatch, error) {
 	return s.appendLog(ctx, b, known, r, nil)
 }
 
 // appendLog is commitLog, or where it is given a redrive the commit of its rows: that moves no offsets, and is none without rows.
-func (s *Stream) appendLog(ctx context.Context, b *feature.Batch, known int64, r *Result, redrive *redriving) ([]arrow.RecordBatch, error) {
+func (s *Stream) appendLog(ctx context.Context, b *feature.Batch, known Head, r *Result, redrive *redriving) ([]arrow.RecordBatch, error) {
 	rows, err := concat(s.def.LogSchema(), b.Rows)
 	if err != nil {
 		return nil, fmt.Errorf("gather the batch of %s: %w", s.def.Name, err)
@@ -60,11 +60,11 @@ func (s *Stream) appendLog(ctx context.Context, b *feature.Batch, known int64, r
 		if redrive != nil && offsets.Redrive.JobID != redrive.after {
 			return ErrRedriven
 		}
-		kept, dropped, err := s.dropTwins(ctx, rows, spans, known, r)
+		kept, dropped, err := s.dropTwins(ctx, rows, spans, known.Snapshot, r)
 		if err != nil {
 			return err
 		}
-		known = headID(base)
+		known = headOf(base)
 		if dropped || writer == nil {
 			if writer != nil {
 				writer.removeFiles(files)
@@ -118,11 +118,11 @@ func (s *Stream) appendLog(ctx context.Context, b *feature.Batch, known int64, r
 	}
 	// After an unknown outcome the table was loaded anew, and its head may be somebody else's.
 	if !s.log.recovered {
-		s.head = s.log.SnapshotID()
+		s.head = headOf(s.log.tbl)
 	}
 	// A commit of offsets alone makes no snapshot: the head is then anybody's.
 	if len(files) > 0 && !s.log.recovered {
-		if s.listed != nil && s.listedHead == known {
+		if s.listed != nil && s.listedHead == known.Snapshot {
 			for _, f := range files {
 				s.listed = append(s.listed, &liveFile{data: f})
 			}

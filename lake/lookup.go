@@ -226,7 +226,7 @@ func (s *Stream) Recent(ctx context.Context, limit int, yield func(Accepted)) (a
 	for _, a := range found {
 		yield(a)
 	}
-	s.head = s.log.SnapshotID()
+	s.head = headOf(s.log.tbl)
 	return len(found) < limit, nil
 }
 

@@ -95,7 +95,7 @@ func (s *Stream) LastRedrive(ctx context.Context) (Redrive, error) {
 // gives the rows that were written, which the caller releases: those of events that others have accepted since the log's
 // snapshot known, or that stand there already, are left out. It is [ErrRedriven] where the last redrive is another than after,
 // the job id that [Stream.LastRedrive] gave before the letters were chosen.
-func (s *Stream) Redrive(ctx context.Context, b *feature.Batch, known int64, redrive Redrive, after string) (Result, []arrow.RecordBatch, error) {
+func (s *Stream) Redrive(ctx context.Context, b *feature.Batch, known Head, redrive Redrive, after string) (Result, []arrow.RecordBatch, error) {
 	var r Result
 	if !strings.HasPrefix(redrive.JobID, feature.RedriveJobPrefix) {
 		panic(fmt.Sprintf("the rows of redrive %q couldn't be told from others", redrive.JobID))

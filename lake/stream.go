@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/apache/iceberg-go"
+	"github.com/apache/iceberg-go/table"
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/internal/step"
@@ -98,7 +99,7 @@ type Stream struct {
 	db      *sql.DB
 	seeker  *seeker        // of rows of the log, the merger's where there is one; nil where files aren't in the order of the key
 	own     map[int64]bool // the log's snapshots that this stream wrote
-	head    int64          // see Head
+	head    Head           // see Head
 
 	listed     []*liveFile // the log's files at the snapshot listedHead; nil until they are needed
 	listedHead int64
@@ -141,7 +142,7 @@ func (l *Lake) OpenStream(ctx context.Context, def *feature.Stream, o StreamOpti
 	if s.db, err = sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir}); err != nil {
 		return nil, err
 	}
-	s.head = s.log.SnapshotID()
+	s.head = headOf(s.log.tbl)
 	if def.Kind == feature.EventStream {
 		if def.ClusterBy == def.Key[0] {
 			s.seeker = newSeeker(s.log, s.layout.key, feature.ColEventTime, feature.ColEventTime)
@@ -239,9 +240,22 @@ func (s *Stream) Definition() *feature.Stream { return s.def }
 // Offsets is where the log stands.
 func (s *Stream) Offsets() (Offsets, error) { return s.log.Offsets() }
 
-// Head is the snapshot of the log, 0 for an empty one, all of whose events the caller has been told of: by Recent, as the
-// batches that it committed, or as what those found foreign. The log may be loaded further than that.
-func (s *Stream) Head() int64 { return s.head }
+// Head is a snapshot of a log; the zero value is that of an empty one.
+type Head struct {
+	Snapshot       int64
+	SequenceNumber int64 // Iceberg's, which grows with each snapshot
+}
+
+func headOf(tbl *table.Table) Head {
+	if s := tbl.CurrentSnapshot(); s != nil {
+		return Head{s.SnapshotID, s.SequenceNumber}
+	}
+	return Head{}
+}
+
+// Head is the snapshot of the log all of whose events the caller has been told of: by Recent, as the batches that it committed,
+// or as what those found foreign. The log may be loaded further than that.
+func (s *Stream) Head() Head { return s.head }
 
 // Result tells what a commit did.
 type Result struct {
@@ -305,7 +319,7 @@ type Accepted struct {
 // of the batch's spans in the same snapshot. known is the log's head that the maker of the batch knew all identities
 // of, besides those that this stream committed; events that others have committed since are dropped from it. The batch
 // keeps its Arrow memory.
-func (s *Stream) Commit(ctx context.Context, b *feature.Batch, known int64) (Result, error) {
+func (s *Stream) Commit(ctx context.Context, b *feature.Batch, known Head) (Result, error) {
 	var r Result
 	if s.merger != nil && s.merger.index == nil {
 		if err := s.Warm(ctx); err != nil { // before the log has rows that the history hasn't

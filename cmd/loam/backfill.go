@@ -221,9 +221,9 @@ type backfill struct {
 	store   *online.Store
 	now     func() time.Time
 	read    int64
-	known   map[string]int64 // by stream, the log's head by which the first event that waits in the router was decided on
-	commits chan error       // of the commit that is going on, or nil
-	did     outcome          // of the commits that have ended
+	known   map[string]lake.Head // by stream, the log's head by which the first event that waits in the router was decided on
+	commits chan error           // of the commit that is going on, or nil
+	did     outcome              // of the commits that have ended
 }
 
 // take takes one file from where each stream stands in it.
@@ -298,7 +298,7 @@ func (b *backfill) take(ctx context.Context, f ingest.File, progress func(bytes 
 func (b *backfill) add(ctx context.Context, router *ingest.Router, records []ingest.Record, now int64) error {
 	defer lockIDs(b.line.all())()
 	if rows, _ := router.Pending(); rows == 0 {
-		b.known = map[string]int64{}
+		b.known = map[string]lake.Head{}
 		for name, o := range b.line.streams {
 			b.known[name] = o.known
 		}

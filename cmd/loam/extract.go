@@ -388,11 +388,8 @@ func (b *backfill) delete(ctx context.Context, keys []arrow.RecordBatch, next in
 			return err
 		}
 	}
-	o.ids.Lock()
-	known := o.known
-	o.ids.Unlock()
 	r.Deleted = batch.NumRows()
-	return b.commit(ctx, []routed{{batch, known}})
+	return b.commit(ctx, []routed{{batch, o.knows()}})
 }
 
 // print tells what the extract said.

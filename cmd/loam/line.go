@@ -43,7 +43,7 @@ type openStream struct {
 	lake   *lake.Stream
 	ids    sync.Mutex
 	dedup  *ingest.Dedup
-	known  int64 // head of the log all of whose identities dedup knows
+	known  lake.Head // all of whose identities dedup knows
 	// deletes evaluates the stream's delete_when for whoever holds ids; nil where it has none.
 	deletes *sql.Condition
 	mapping *sql.Mapping // likewise the stream's mapping
@@ -52,7 +52,7 @@ type openStream struct {
 // routed is a batch, and the log's head of which its maker knew all identities.
 type routed struct {
 	*feature.Batch
-	known int64
+	known lake.Head
 }
 
 func openLine(ctx context.Context, p *feature.Project, l *lake.Lake, streams []*feature.Stream, jobID string) (*line, error) {
@@ -343,8 +343,15 @@ func (o *openStream) commit(ctx context.Context, b routed, did *streamOutcome) e
 	return nil
 }
 
+// knows is the log's head all of whose identities the reader knows now.
+func (o *openStream) knows() lake.Head {
+	o.ids.Lock()
+	defer o.ids.Unlock()
+	return o.known
+}
+
 // tell has the reader know what others have committed, up to a head of the log.
-func (o *openStream) tell(foreign []lake.Accepted, head int64) {
+func (o *openStream) tell(foreign []lake.Accepted, head lake.Head) {
 	o.ids.Lock()
 	defer o.ids.Unlock()
 	for _, f := range foreign {

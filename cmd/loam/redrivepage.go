@@ -298,9 +298,7 @@ func (r *redrive) commit(ctx context.Context, stream string, routed *routedLette
 		return r.mark(ctx, marks())
 	}
 	s := r.line.streams[stream]
-	s.ids.Lock()
-	known := s.known
-	s.ids.Unlock()
+	known := s.knows()
 	s.tables.Lock()
 	defer s.tables.Unlock()
 	did, rows, err := s.lake.Redrive(ctx, routed.batch, known, redrive, after)

@@ -40,7 +40,7 @@ type writer struct {
 // made is a batch, and the log's head of which its maker knew all events.
 type made struct {
 	*feature.Batch
-	known int64
+	known lake.Head
 }
 
 // did counts what a test has come by, which would prove nothing if it came by none.
