@@ -71,6 +71,9 @@ func (r *Reading) Offsets() (Offsets, error) {
 	return r.Log.Offsets()
 }
 
+// Head is the log's head as it was loaded.
+func (r *Reading) Head() Head { return headOf(r.Log.tbl) }
+
 // Of narrows a reading to one entity, given by the text of each column of its key. Views of it have only the entity's rows,
 // and only files of its bucket whose range of keys holds it are read.
 func (r *Reading) Of(ctx context.Context, db *sql.DB, key []string) (*Reading, error) {

@@ -116,7 +116,7 @@ func (w *liveWorld) batch(p feature.Partition, events int, done bool) *feature.B
 
 func (w *liveWorld) write(l *Live, b *feature.Batch) {
 	w.t.Helper()
-	_, err := l.Write(context.Background(), b)
+	_, err := l.Write(context.Background(), b, allKnown)
 	w.fatal(err)
 }
 

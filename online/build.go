@@ -104,7 +104,7 @@ func (w *ViewWriter) Build(ctx context.Context, l *lake.Lake, o BuildOptions) (G
 func (w *ViewWriter) build(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, error) {
 	g, err := w.resume(ctx, o)
 	if err == nil && g.Number == 0 {
-		g, err = w.begin(ctx, lake.Offsets{}, o.AsOf, o.Now())
+		g, err = w.begin(ctx, Generation{AsOf: o.AsOf}, o.Now())
 	}
 	if err != nil {
 		return g, err

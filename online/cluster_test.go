@@ -150,7 +150,7 @@ func TestResharding(t *testing.T) {
 				t.Errorf("restarted: %v, %v", restarted, err)
 			}
 			for {
-				if _, err := w.live.Write(context.Background(), b); err == nil {
+				if _, err := w.live.Write(context.Background(), b, allKnown); err == nil {
 					break
 				} else if ctx.Err() != nil {
 					t.Errorf("it can't write any more: %v", err)

@@ -27,7 +27,7 @@ func TestCommandsAreOf62(t *testing.T) {
 	w.build()
 	w.build() // removes what was built before
 	b := w.batch(w.topic(0), 50, true)
-	if _, err := w.live.Write(ctx, b); err != nil {
+	if _, err := w.live.Write(ctx, b, allKnown); err != nil {
 		t.Fatal(err)
 	}
 	w.commit(b)
@@ -43,7 +43,7 @@ func TestCommandsAreOf62(t *testing.T) {
 	defer c.Close()
 	w.fatal(c.ScriptFlush(ctx).Err()) // which makes scripts be sent whole
 	b = w.batch(w.topic(0), 20, true)
-	if _, err := w.live.Write(ctx, b); err != nil {
+	if _, err := w.live.Write(ctx, b, allKnown); err != nil {
 		t.Fatal(err)
 	}
 	w.repair("all", "a", "nobody")

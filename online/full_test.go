@@ -110,7 +110,7 @@ func TestFullRedisOfTiles(t *testing.T) {
 	maxmemory("1")
 	b := w.batch(0, 50, 100)
 	for range 3 {
-		if _, err := live.Write(context.Background(), b); err == nil || !strings.Contains(err.Error(), "OOM") {
+		if _, err := live.Write(context.Background(), b, allKnown); err == nil || !strings.Contains(err.Error(), "OOM") {
 			t.Errorf("a write to a full Redis: %v", err)
 		}
 	}

@@ -15,7 +15,6 @@ import (
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/internal/step"
-	"github.com/loamdata/loam/lake"
 )
 
 // State says how far a generation is.
@@ -43,6 +42,8 @@ type Generation struct {
 	Others     int64            `json:"others,omitempty"` // rows of the base that came of files and redrives, of which offsets don't tell
 	Log        string           `json:"log,omitempty"`    // UUID of the table of the log that it was built from
 	AsOf       *time.Time       `json:"as_of,omitempty"`  // the instant that its values are as of; nil where they move with each change
+	// BaseSequence is the sequence number of the log's snapshot that a windowed view was built from, 0 of an empty log.
+	BaseSequence int64 `json:"base_sequence,omitempty"`
 	// Marks are the offsets up to which the partitions are written. One of a building generation says where a worker
 	// began to write it; a file has one only while it is being backfilled.
 	Marks  map[feature.Partition]int64 `json:"-"`
@@ -179,24 +180,25 @@ func markField(number int64, p feature.Partition) string {
 	return fmt.Sprintf("%d:%s", number, partitionText(p))
 }
 
-// begin enters a new generation, which is building and whose base is the offsets. Whoever writes the view writes it, too, from then on,
-// unless it is as of an instant.
-func (w *ViewWriter) begin(ctx context.Context, offsets lake.Offsets, asOf *time.Time, now time.Time) (Generation, error) {
+// begin enters a new generation, which is building; g says what its base is, if that is known, by its marks, and the instant that it is
+// as of. Whoever writes the view writes it, too, from then on, unless it is as of an instant.
+func (w *ViewWriter) begin(ctx context.Context, g Generation, now time.Time) (Generation, error) {
 	s, view := w.store, w.view.Name
 	key := generationsKey(s.project, view)
 	number, err := s.redis.HIncrBy(ctx, key, fieldNext, 1).Result()
 	if err != nil {
 		return Generation{}, fmt.Errorf("begin a generation of %s: %w", view, err)
 	}
-	g := Generation{
-		Number: number, Definition: w.hash, Layout: w.view.Layout, State: Building, Runs: s.runIDs(), BuiltAt: now.UTC().Truncate(time.Millisecond),
-		Base: map[string]int64{}, Marks: map[feature.Partition]int64{}, AsOf: asOf,
-	}
+	g.Number, g.Definition, g.Layout, g.State, g.Runs, g.BuiltAt = number, w.hash, w.view.Layout, Building, s.runIDs(), now.UTC().Truncate(time.Millisecond)
 	if w.tiles == nil {
 		g.Features = w.view.FeatureNames()
 	}
-	for p, at := range offsets.Partitions {
-		g.Base[partitionText(p)], g.Marks[p] = at.Next, at.Next
+	g.Base = map[string]int64{}
+	if g.Marks == nil {
+		g.Marks = map[feature.Partition]int64{}
+	}
+	for p, mark := range g.Marks {
+		g.Base[partitionText(p)] = mark
 	}
 	text, err := json.Marshal(g)
 	if err != nil {

@@ -31,7 +31,7 @@ func (w *ViewWriter) buildInstant(ctx context.Context, l *lake.Lake, o BuildOpti
 	if o.AsOf != nil {
 		at = *o.AsOf
 	}
-	g, err := w.begin(ctx, lake.Offsets{}, &at, o.Now())
+	g, err := w.begin(ctx, Generation{AsOf: &at}, o.Now())
 	if err != nil {
 		return g, err
 	}

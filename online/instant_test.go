@@ -150,7 +150,7 @@ func TestHistoriesOnline(t *testing.T) {
 
 		second := batchOf(t, p.Stream("thing"), 1, []string{event(2, "x", 7, 5, "updated", `,"n":2`), event(3, "new", 1, 5, "created", `,"n":2`)})
 		defer second.Release()
-		if _, err := live.Write(ctx, second); err != nil {
+		if _, err := live.Write(ctx, second, allKnown); err != nil {
 			t.Fatal(err)
 		}
 		for _, c := range []struct{ a, b, want string }{

@@ -119,8 +119,9 @@ func (l *Live) Foreign() map[string][]string {
 }
 
 // Write writes a batch to every generation of the stream's views, after what a generation lacks before it. It may be
-// repeated. It gives the number of entities written, of all views together.
-func (l *Live) Write(ctx context.Context, b *feature.Batch) (int, error) {
+// repeated. known is the log's head all of whose events the maker of the batch knew. It gives the number of entities written, of
+// all views together.
+func (l *Live) Write(ctx context.Context, b *feature.Batch, known lake.Head) (int, error) {
 	if b.Stream == nil {
 		return 0, nil
 	}
@@ -128,7 +129,9 @@ func (l *Live) Write(ctx context.Context, b *feature.Batch) (int, error) {
 	for _, w := range l.views[b.Stream.Name] {
 		write := l.writeView
 		if w.tiles != nil {
-			write = l.writeTiles
+			write = func(ctx context.Context, w *ViewWriter, b *feature.Batch) (int, error) {
+				return l.writeTiles(ctx, w, b, known)
+			}
 		}
 		n, err := write(ctx, w, b)
 		if err != nil {

@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/loamdata/loam/feature"
-	"github.com/loamdata/loam/lake"
 )
 
 // A batch that was dropped while a generation was building is caught up once that is read.
@@ -22,7 +21,7 @@ func TestGapWhileBuilding(t *testing.T) {
 		}
 		defer live.Close()
 
-		g, err := w.begin(ctx, lake.Offsets{}, nil, base) // from a lake that is empty
+		g, err := w.begin(ctx, Generation{}, base) // from a lake that is empty
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -35,10 +34,10 @@ func TestGapWhileBuilding(t *testing.T) {
 			switch key {
 			case "a": // dropped: the online store could not take it
 			case "b":
-				_, err = live.Write(ctx, b)
+				_, err = live.Write(ctx, b, allKnown)
 			case "c":
 				if err = s.Switch(ctx, "calc", g); err == nil {
-					_, err = live.Write(ctx, b)
+					_, err = live.Write(ctx, b, allKnown)
 				}
 			}
 			b.Release()

@@ -197,6 +197,9 @@ func commitTo(t *testing.T, l *lake.Lake, b *feature.Batch) {
 	}
 }
 
+// allKnown is what the maker of a batch knows that no other has made a twin of.
+var allKnown = lake.Head{SequenceNumber: math.MaxInt64}
+
 func writer(t *testing.T, s *Store, p *feature.Project, view string) *ViewWriter {
 	t.Helper()
 	w, err := NewViewWriter(context.Background(), s, p, p.View(view))

@@ -105,7 +105,7 @@ views:
 				b := batchOf(t, p.Stream("thing"), 0, []string{
 					fmt.Sprintf(kind.format, 1, `"b\u0000c"`, `"a"`, at), fmt.Sprintf(kind.format, 2, `"c"`, `"a\u0000b"`, at),
 				})
-				if _, err := live.Write(ctx, b); err != nil {
+				if _, err := live.Write(ctx, b, allKnown); err != nil {
 					t.Fatal(err)
 				}
 				rows, err := NewClient(s, p, func() time.Time { return now }).Read(ctx, []feature.Ref{{View: "of", Feature: "n_1d"}},

@@ -29,21 +29,18 @@ func (w *ViewWriter) buildTiles(ctx context.Context, l *lake.Lake, o BuildOption
 	if err != nil {
 		return g, err
 	}
-	reading, offsets, err := readPast(ctx, l, w.stream, nil)
+	var reading *lake.Reading
+	if g.Number == 0 {
+		g, reading, err = w.beginTiles(ctx, l, o)
+	} else {
+		reading, err = w.ownTiles(ctx, l, g.Number)
+	}
 	if err != nil {
 		return g, err
 	}
 	if o.AsOf != nil {
 		w.clock = func() time.Time { return *o.AsOf }
 		reading = reading.IngestedBy(o.AsOf.UnixMicro())
-	}
-	if g.Number == 0 {
-		g, err = w.beginTiles(ctx, offsets, o.AsOf, o.Now())
-	} else {
-		err = w.oweTiles(ctx, offsets, g.Number)
-	}
-	if err != nil {
-		return g, err
 	}
 	step.At(step.GenerationEntered)
 	if err = w.fillTiles(ctx, &g, reading, o); err != nil {
@@ -63,13 +60,30 @@ func (w *ViewWriter) buildTiles(ctx context.Context, l *lake.Lake, o BuildOption
 	return g, w.overtake(ctx, l, g)
 }
 
-// beginTiles enters a generation whose base is the offsets.
-func (w *ViewWriter) beginTiles(ctx context.Context, offsets lake.Offsets, asOf *time.Time, now time.Time) (Generation, error) {
-	g, err := w.begin(ctx, offsets, asOf, now)
-	if err != nil || asOf != nil {
-		return g, err
+// beginTiles enters a generation, and gives the reading that is its base.
+func (w *ViewWriter) beginTiles(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, *lake.Reading, error) {
+	reading, offsets, err := readPast(ctx, l, w.stream, nil)
+	if err != nil {
+		return Generation{}, nil, err
 	}
-	return g, w.oweTiles(ctx, offsets, g.Number)
+	base := Generation{BaseSequence: reading.Head().SequenceNumber, Marks: map[feature.Partition]int64{}, AsOf: o.AsOf}
+	for p, at := range offsets.Partitions {
+		base.Marks[p] = at.Next
+	}
+	g, err := w.begin(ctx, base, o.Now())
+	if err == nil && o.AsOf == nil {
+		err = w.oweTiles(ctx, offsets, g.Number)
+	}
+	return g, reading, err
+}
+
+// ownTiles gives a reading for a generation that was taken over, and has it owe what others do.
+func (w *ViewWriter) ownTiles(ctx context.Context, l *lake.Lake, number int64) (*lake.Reading, error) {
+	reading, offsets, err := readPast(ctx, l, w.stream, nil)
+	if err != nil {
+		return nil, err
+	}
+	return reading, w.oweTiles(ctx, offsets, number)
 }
 
 // oweTiles notes that what backfills and redrives owe other generations they owe this one, too, unless it holds it. What is owed from

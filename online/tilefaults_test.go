@@ -60,7 +60,7 @@ func TestTilesLostAnswers(t *testing.T) {
 		for from := 100; from < 200; from += 20 {
 			b := w.batch(0, from, from+20)
 			for tries := 0; ; tries++ {
-				if _, err := live.Write(context.Background(), b); err == nil {
+				if _, err := live.Write(context.Background(), b, allKnown); err == nil {
 					break
 				} else if !errors.Is(err, errLost) || tries > 200 {
 					t.Fatal(err)
@@ -87,9 +87,7 @@ func TestTilesFilledAgain(t *testing.T) {
 		w, ctx := tileFaults(t, s, 120), context.Background()
 		v := writer(t, s, w.project, "all")
 		v.clock = w.clock
-		reading, offsets, err := readPast(ctx, w.lake, v.stream, nil)
-		w.fatal(err)
-		g, err := v.beginTiles(ctx, offsets, nil, w.now)
+		g, reading, err := v.beginTiles(ctx, w.lake, BuildOptions{Now: w.clock})
 		w.fatal(err)
 		for from := 60; from < 120; from += 20 {
 			_, err = v.writeTiles(ctx, g, w.batch(0, from, from+20).Rows) // before and after it
@@ -158,7 +156,7 @@ func TestTilesLostScriptsAndForeignKeys(t *testing.T) {
 			}
 			w.produce(0, "a", 0, nil)
 			n := len(w.topics[0])
-			if _, err := live.Write(ctx, w.batch(0, n-1, n)); err != nil {
+			if _, err := live.Write(ctx, w.batch(0, n-1, n), allKnown); err != nil {
 				t.Errorf("a foreign string holds others up: %v", err)
 			}
 			if got := live.Foreign()["all"]; !slices.Equal(got, []string{key}) {
@@ -176,11 +174,9 @@ func TestTilesJoinAndStall(t *testing.T) {
 		w, ctx := tileFaults(t, s, 60), context.Background()
 		v := writer(t, s, w.project, "all")
 		v.clock = w.clock
-		reading, offsets, err := readPast(ctx, w.lake, v.stream, nil) // at 30
+		g, reading, err := v.beginTiles(ctx, w.lake, BuildOptions{Now: w.clock}) // at 30
 		w.fatal(err)
 		commitTo(t, w.lake, w.batch(0, 30, 45))
-		g, err := v.beginTiles(ctx, offsets, nil, w.now)
-		w.fatal(err)
 		first, second := w.open(), w.open()
 		w.write(first, w.batch(0, 45, 50)) // lacks 30 to 45
 		stalled := w.batch(0, 45, 60)

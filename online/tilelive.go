@@ -9,6 +9,7 @@ import (
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/internal/step"
+	"github.com/loamdata/loam/lake"
 )
 
 // fromLog reports whether a windowed view is written by what the log holds alone. A twin of an event in another partition is
@@ -17,7 +18,10 @@ func (w *ViewWriter) fromLog() bool { return w.tiles != nil && !w.stream.Keyed }
 
 // writeTiles writes a batch to the generations of a windowed view, after what they lack before it. Rows of files aren't for
 // them: a new generation is built once those are in the log, see [Live.Owe].
-func (l *Live) writeTiles(ctx context.Context, w *ViewWriter, b *feature.Batch) (int, error) {
+//
+// A batch whose maker knew less of the log than a generation's base holds may have events whose twins are in that base; the log
+// will drop them. So it isn't written to that generation, which takes what becomes of it from the log.
+func (l *Live) writeTiles(ctx context.Context, w *ViewWriter, b *feature.Batch, known lake.Head) (int, error) {
 	ends := map[feature.Partition]int64{}
 	starts := map[feature.Partition]int64{}
 	for _, s := range b.Spans {
@@ -34,6 +38,9 @@ func (l *Live) writeTiles(ctx context.Context, w *ViewWriter, b *feature.Batch) 
 	}
 	written := 0
 	for _, g := range targets {
+		if known.SequenceNumber < g.BaseSequence {
+			continue
+		}
 		if err := w.raiseTiles(ctx, l.lake, g, starts); err != nil {
 			return 0, err
 		}

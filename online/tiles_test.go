@@ -204,7 +204,7 @@ func (w *tileWorld) add(r *ingest.Router, p feature.Partition, offset int, f til
 
 func (w *tileWorld) write(l *Live, b *feature.Batch) {
 	w.t.Helper()
-	_, err := l.Write(context.Background(), b)
+	_, err := l.Write(context.Background(), b, allKnown)
 	w.fatal(err)
 }
 

@@ -122,7 +122,7 @@ func (w *onlineWorld) take(toLake, toRedis bool, changes ...change) {
 	b := w.batch(changes)
 	defer b.Release()
 	if toRedis {
-		if _, err := w.live.Write(ctx, b); err != nil {
+		if _, err := w.live.Write(ctx, b, w.stream.Head()); err != nil {
 			w.t.Fatal(err)
 		}
 	}

@@ -363,7 +363,7 @@ func (b *backfill) commit(ctx context.Context, batches []routed) error {
 		return nil
 	}
 	for _, m := range batches {
-		if _, err := b.live.Write(ctx, m.Batch); err != nil {
+		if _, err := b.live.Write(ctx, m.Batch, m.known); err != nil {
 			return fmt.Errorf("the lake has what was read, the online store lacks the newest of it; run this again to catch up: %w", err)
 		}
 	}

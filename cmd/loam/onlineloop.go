@@ -153,7 +153,7 @@ func unbroken(items []routed) int {
 func (o *onlineLoop) writeTogether(ctx context.Context, items []routed) error {
 	for _, b := range mergeByStream(items) {
 		err := o.try(ctx, func() error {
-			_, err := o.live.Write(ctx, b.Batch)
+			_, err := o.live.Write(ctx, b.Batch, b.known)
 			return err
 		})
 		if err != nil || ctx.Err() != nil {

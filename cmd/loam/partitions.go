@@ -154,7 +154,7 @@ func (w *worker) given(ctx context.Context, given []feature.Partition) error {
 		if len(b.Spans) == 0 {
 			continue
 		}
-		if err := w.online.queue.put(ctx, routed{Batch: b}); err != nil {
+		if err := w.online.queue.put(ctx, routed{b, o.knows()}); err != nil {
 			return err
 		}
 	}

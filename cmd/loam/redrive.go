@@ -325,7 +325,7 @@ func (r *redrive) follow(ctx context.Context, s *openStream, rows []arrow.Record
 		if err := r.live.Owe(ctx, s.def, of); err != nil {
 			return fmt.Errorf("note what windowed views lack: %w", err)
 		}
-		if _, err := r.live.Write(ctx, &feature.Batch{Stream: s.def, Rows: rows}); err != nil {
+		if _, err := r.live.Write(ctx, &feature.Batch{Stream: s.def, Rows: rows}, s.lake.Head()); err != nil {
 			return fmt.Errorf("the lake has what was taken, the online store lacks the newest of it: %w", err)
 		}
 	}

@@ -179,7 +179,7 @@ func (o WritesOptions) guarded(ctx context.Context, raw *redis.Client, live *onl
 	written := 0
 	return turn(ctx, raw, func() (int, error) {
 		for _, b := range batches {
-			n, err := live.Write(ctx, b)
+			n, err := live.Write(ctx, b, lake.Head{})
 			b.Release()
 			if err != nil {
 				return 0, err

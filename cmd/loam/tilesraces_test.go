@@ -1,0 +1,170 @@
+package main
+
+import (
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/online"
+)
+
+// A steppedWorker is a worker whose parts a test moves by hand.
+type steppedWorker struct {
+	*worker
+	t      *testing.T
+	source *source
+}
+
+func (p *windowsProject) stepped() *steppedWorker {
+	p.t.Helper()
+	ctx, a := p.t.Context(), p.app()
+	fatal := func(err error) {
+		p.t.Helper()
+		if err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	project, l, err := a.open(ctx)
+	fatal(err)
+	w := &worker{jobID: newJobID("run"), now: a.now, say: a.say, did: outcome{}, project: project}
+	w.line, err = openLine(ctx, project, l, []*feature.Stream{project.Stream("fact")}, w.jobID)
+	fatal(err)
+	store, err := openStore(ctx, project)
+	fatal(err)
+	w.online, err = newOnlineLoop(ctx, w, store, w.jobID)
+	fatal(err)
+	sources, err := w.openSources(ctx)
+	fatal(err)
+	p.t.Cleanup(func() {
+		sources[0].Close()
+		for _, err := range []error{w.online.live.Close(), store.Close(), w.line.close(), l.Close()} {
+			if err != nil {
+				p.t.Error(err)
+			}
+		}
+	})
+	return &steppedWorker{w, p.t, sources[0]}
+}
+
+// route reads what the topic holds and decides on duplicates.
+func (w *steppedWorker) route() []routed {
+	w.t.Helper()
+	poll, err := w.source.Poll(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	batches, err := w.source.route(w.t.Context(), poll.Records, nil, time.Now())
+	if err != nil || len(batches) == 0 || batches[0].NumRows() == 0 {
+		w.t.Fatalf("%d batches, %v", len(batches), err)
+	}
+	w.t.Cleanup(func() { release(batches) })
+	return batches
+}
+
+// write is the online half of a worker.
+func (w *steppedWorker) write(batches []routed) {
+	w.t.Helper()
+	var own []routed
+	for _, b := range batches {
+		own = append(own, b.copy())
+	}
+	if err := w.online.write(w.t.Context(), own); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// commit is its lake's half, of which the online one is told.
+func (w *steppedWorker) commit(batches []routed) {
+	w.t.Helper()
+	if err := w.line.commit(w.t.Context(), batches, outcome{}); err != nil {
+		w.t.Fatal(err)
+	}
+	w.online.committed.Store(true)
+}
+
+// tend lets the online half do what it does beside writing, until done, or once where that is nil.
+func (w *steppedWorker) tend(done <-chan error) {
+	w.t.Helper()
+	for {
+		w.online.checked = time.Time{}
+		if err := w.online.tend(w.t.Context(), w.t.Context()); err != nil {
+			w.t.Fatal(err)
+		}
+		if done == nil {
+			return
+		}
+		select {
+		case err := <-done:
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			return
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// awaitBuilding waits until a generation of the view is written beside the one that is read.
+func (p *windowsProject) awaitBuilding() {
+	p.t.Helper()
+	store, err := online.Open(p.t.Context(), "test", p.redis)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer store.Close()
+	for {
+		all, err := store.Generations(p.t.Context(), "w")
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if slices.ContainsFunc(all.All, func(g online.Generation) bool { return g.State == online.Building }) {
+			return
+		}
+		pause(p.t.Context(), time.Millisecond)
+	}
+}
+
+// An event counts once that a file and the topic have, also where a worker has decided on the topic's before it could know of the
+// file's, and whenever it comes to write it: while the view is built anew, or once that is served.
+func TestTwinOfAFileDecidedOnBeforeIt(t *testing.T) {
+	for _, when := range []string{"before the file is taken", "while the view is built", "once it is served"} {
+		t.Run(when, func(t *testing.T) {
+			p := newWindowsProject(t, true)
+			p.topic(0, 40)
+			p.loam("run", "--until-end")
+			w := p.stepped()
+			twins := p.lines(10)
+			p.append(0, twins+p.lines(5))
+			p.write("twins.jsonl", twins+p.lines(5))
+			batches := w.route()
+			if when == "before the file is taken" {
+				w.write(batches)
+			}
+			done := make(chan error, 1)
+			go func() {
+				done <- p.app().backfill(t.Context(), []string{filepath.Join(p.dir, "twins.jsonl")}, backfillOptions{stream: "fact"})
+			}()
+			p.awaitBuilding()
+			if when == "while the view is built" {
+				w.write(batches)
+			}
+			if when != "once it is served" {
+				w.commit(batches)
+			}
+			w.tend(done)
+			if when == "once it is served" {
+				w.write(batches)
+				w.commit(batches)
+			}
+			w.tend(nil)
+			p.clean("a file with the topic's events")
+			p.append(0, p.lines(10))
+			batches = w.route()
+			w.write(batches)
+			w.commit(batches)
+			p.clean("the next events")
+		})
+	}
+}
