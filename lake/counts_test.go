@@ -141,3 +141,33 @@ func TestTiesOfForgottenFiles(t *testing.T) {
 		t.Errorf("%d ties, %v", got, props)
 	}
 }
+
+// What files and redrives have brought changes with their rows, and with nothing else.
+func TestBesides(t *testing.T) {
+	file := func(sha string, accepted, refused int64) File {
+		return File{SHA256: sha, Next: accepted + refused, Counts: feature.Counts{Read: accepted + refused, Accepted: accepted, Refused: refused}}
+	}
+	none := Offsets{Partitions: map[feature.Partition]Offset{{Topic: "p"}: {Next: 5}}, Files: []File{file("a", 0, 3)}}
+	if got := none.Besides(); got != "" {
+		t.Errorf("a log without rows of files has %q", got)
+	}
+	some := Offsets{Files: []File{file("b", 2, 1), file("c", 4, 0)}, Redrive: Redrive{JobID: "redrive-1"}}
+	done := file("b", 2, 5)
+	done.Done = true
+	same := Offsets{Partitions: none.Partitions, Files: []File{file("c", 4, 0), file("a", 0, 3), done}, Redrive: Redrive{JobID: "redrive-1", Done: true}}
+	if got := same.Besides(); got != some.Besides() || len(got) != 16 {
+		t.Errorf("%q, and once it is done %q", some.Besides(), got)
+	}
+	for what, o := range map[string]Offsets{
+		"a row more":         {Files: []File{file("b", 2, 1), file("c", 5, 0)}, Redrive: some.Redrive},
+		"another file":       {Files: []File{file("b", 2, 1), file("c", 4, 0), file("d", 1, 0)}, Redrive: some.Redrive},
+		"another redrive":    {Files: some.Files, Redrive: Redrive{JobID: "redrive-2"}},
+		"none of a redrive":  {Files: some.Files},
+		"none of the files":  {Redrive: some.Redrive},
+		"nothing of the log": {},
+	} {
+		if o.Besides() == some.Besides() {
+			t.Errorf("%s: it is the same", what)
+		}
+	}
+}

@@ -225,12 +225,13 @@ func (w *ViewWriter) fill(ctx context.Context, g *Generation, reading *lake.Read
 		return err
 	}
 	defer db.Close()
-	others, err := otherRows(ctx, db, reading)
-	if err != nil {
-		return err
+	if g.AsOf != nil {
+		if g.Others, err = otherRows(ctx, db, reading); err != nil {
+			return err
+		}
 	}
 	whole := w.lease.whole()
-	if err := w.pin(ctx, g, reading, others, o); err != nil {
+	if err := w.pin(ctx, g, reading, o); err != nil {
 		return err
 	}
 	if err := reading.LogView(ctx, db, "log", nil, true); err != nil {

@@ -44,6 +44,9 @@ type Generation struct {
 	AsOf       *time.Time       `json:"as_of,omitempty"`  // the instant that its values are as of; nil where they move with each change
 	// BaseSequence is the sequence number of the log's snapshot that a windowed view was built from, 0 of an empty log.
 	BaseSequence int64 `json:"base_sequence,omitempty"`
+	// Besides is what files and redrives had brought to that snapshot, see [lake.Offsets.Besides]. While the log's is another, rows of them are
+	// missing from a windowed view.
+	Besides string `json:"besides,omitempty"`
 	// Marks are the offsets up to which the partitions are written. One of a building generation says where a worker
 	// began to write it; a file has one only while it is being backfilled.
 	Marks  map[feature.Partition]int64 `json:"-"`

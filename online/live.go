@@ -86,7 +86,7 @@ func (l *Live) Begin(ctx context.Context, streams []*feature.Stream, file featur
 	for _, s := range streams {
 		for _, w := range l.views[s.Name] {
 			if w.tiles != nil {
-				continue // see Owe
+				continue // see Owing
 			}
 			targets, err := l.targets(ctx, w)
 			if err != nil {
@@ -232,7 +232,7 @@ func (l *Live) settle(ctx context.Context, w *ViewWriter) error {
 			if err := w.raiseTiles(ctx, l.lake, g, ends); err != nil {
 				return err
 			}
-			if g.owes() {
+			if g.Besides != offsets.Besides() {
 				l.owed[w.view.Name] = g.Number
 			}
 			continue

@@ -351,7 +351,7 @@ func (e *anewError) Error() string { return "it is begun anew: " + e.why }
 
 // pin notes in a generation what it is filled from, before any part is whole. Where parts are, it was taken over: then the lake must
 // still have that, and no more of it than is dealt with, which is what topics brought since.
-func (w *ViewWriter) pin(ctx context.Context, g *Generation, reading *lake.Reading, others int64, o BuildOptions) error {
+func (w *ViewWriter) pin(ctx context.Context, g *Generation, reading *lake.Reading, o BuildOptions) error {
 	offsets, err := reading.Offsets()
 	if err != nil {
 		return err
@@ -362,7 +362,7 @@ func (w *ViewWriter) pin(ctx context.Context, g *Generation, reading *lake.Readi
 		switch {
 		case g.Log != log:
 			why = "the log was made anew"
-		case g.Others != others:
+		case g.Besides != offsets.Besides():
 			why = "files or redrives have brought rows since"
 		}
 		for text, next := range g.Base {
@@ -380,8 +380,9 @@ func (w *ViewWriter) pin(ctx context.Context, g *Generation, reading *lake.Readi
 		for p, at := range offsets.Partitions {
 			g.Base[partitionText(p)] = at.Next
 		}
+		g.Besides = offsets.Besides()
 	}
-	g.Log, g.Others = log, others
+	g.Log = log
 	text, err := json.Marshal(g)
 	if err != nil {
 		return err

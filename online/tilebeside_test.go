@@ -3,10 +3,15 @@ package online
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/ingest"
 )
 
 // A tileRun is a history of a windowed view: events come, are committed and written by workers that lag, drop, stall, repeat
@@ -144,4 +149,115 @@ func TestTilesAgainstOracle(t *testing.T) {
 			})
 		}
 	}
+}
+
+// counted calls functions before the nth call of a client that is about a hash; what these do themselves isn't counted.
+type counted struct {
+	at   map[int][]func()
+	n    int
+	busy bool
+}
+
+func (c *counted) see(cmds ...redis.Cmder) {
+	hash := func(cmd redis.Cmder) bool { return strings.HasPrefix(cmd.Name(), "h") && cmd.Name() != "hello" }
+	if c.busy || !slices.ContainsFunc(cmds, hash) {
+		return
+	}
+	c.busy = true
+	for _, do := range c.at[c.n] {
+		do()
+	}
+	c.n++
+	c.busy = false
+}
+
+func (c *counted) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (c *counted) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		c.see(cmd)
+		return next(ctx, cmd)
+	}
+}
+
+func (c *counted) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		c.see(cmds...)
+		return next(ctx, cmds)
+	}
+}
+
+// However the steps of a file's backfill fall between those of a view's first build, what is read at the end has the file.
+func TestFirstBuildBesideFile(t *testing.T) {
+	const calls = 5 // up to where the generation is entered, and more
+	for committed := range calls {
+		for paid := committed; paid <= calls; paid++ {
+			t.Run(fmt.Sprintf("committed before call %d, paid before %d", committed, paid), func(t *testing.T) {
+				s, err := InProcess("test")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				w, ctx := newTileWorld(t, s, true, 1), context.Background()
+				for range 5 {
+					w.produce(0, "a", time.Hour, nil)
+				}
+				commitTo(t, w.lake, w.batch(0, 0, 5))
+				live := w.open()
+				pay := func() {
+					owing, err := live.Owing(ctx)
+					w.fatal(err)
+					for _, view := range owing {
+						w.build(view)
+					}
+				}
+				hook := &counted{at: map[int][]func(){committed: {func() { commitTo(t, w.lake, w.file("ab", 3)) }}}}
+				hook.at[paid] = append(hook.at[paid], pay)
+				s.redis.AddHook(hook)
+				v := writer(t, s, w.project, "all")
+				g, err := v.Build(ctx, w.lake, BuildOptions{Now: w.clock})
+				if err == nil {
+					err = s.Switch(ctx, "all", g)
+				}
+				if err != nil && !strings.Contains(err.Error(), "has lost generation") {
+					t.Fatal(err)
+				}
+				if hook.n <= committed {
+					t.Fatalf("a build has %d calls", hook.n)
+				}
+				hook.busy = true
+				if hook.n <= paid { // after the build
+					pay()
+				}
+				all, err := s.Generations(ctx, "all")
+				w.fatal(err)
+				if owing, err := live.Owing(ctx); len(all.All) != 1 || err != nil || len(owing) > 0 {
+					t.Errorf("there are %+v, %v lack the file, %v", all, owing, err)
+				}
+				if got := w.read("all", map[string]string{"who": "a"}, w.now)["rows_30d"].Value.Text; got != "8" {
+					t.Errorf("5 events of the topic and 3 of the file are %s", got)
+				}
+			})
+		}
+	}
+}
+
+// file is the whole of a file with events of a; hex begins its hash.
+func (w *tileWorld) file(hex string, events int) *feature.Batch {
+	w.t.Helper()
+	s, p := w.project.Stream("thing"), feature.Partition{Topic: feature.FileTopicPrefix + hex + strings.Repeat("0", 64-len(hex))}
+	if events == 0 {
+		return &feature.Batch{Stream: s, Spans: []feature.Span{{Partition: p, Done: true}}}
+	}
+	r := ingest.NewRouter(ingest.RouterOptions{
+		Streams: []*feature.Stream{s}, Only: s, Dedups: map[string]*ingest.Dedup{s.Name: ingest.NewDedup(1<<20, nil)},
+		Starts: func(string, feature.Partition) int64 { return 0 },
+	})
+	for i := range events {
+		w.add(r, p, i, tileFact{who: "a", at: w.now.Add(-2 * time.Hour).UnixMicro()})
+	}
+	batches, err := r.Flush(context.Background(), []ingest.End{{Partition: p, Done: true}})
+	w.fatal(err)
+	w.t.Cleanup(batches[0].Release)
+	return batches[0]
 }

@@ -33,7 +33,7 @@ func (w *ViewWriter) buildTiles(ctx context.Context, l *lake.Lake, o BuildOption
 	if g.Number == 0 {
 		g, reading, err = w.beginTiles(ctx, l, o)
 	} else {
-		reading, err = w.ownTiles(ctx, l, g.Number)
+		reading, _, err = readPast(ctx, l, w.stream, nil)
 	}
 	if err != nil {
 		return g, err
@@ -60,53 +60,32 @@ func (w *ViewWriter) buildTiles(ctx context.Context, l *lake.Lake, o BuildOption
 	return g, w.overtake(ctx, l, g)
 }
 
-// beginTiles enters a generation, and gives the reading that is its base.
+// beginTiles enters a generation, and gives the reading that is its base. Who commits rows of a file or a redrive from then on finds that
+// the generation lacks them, by [Live.Owing]. Where some came since the reading, nobody would: it is begun anew.
 func (w *ViewWriter) beginTiles(ctx context.Context, l *lake.Lake, o BuildOptions) (Generation, *lake.Reading, error) {
-	reading, offsets, err := readPast(ctx, l, w.stream, nil)
-	if err != nil {
-		return Generation{}, nil, err
-	}
-	base := Generation{BaseSequence: reading.Head().SequenceNumber, Marks: map[feature.Partition]int64{}, AsOf: o.AsOf}
-	for p, at := range offsets.Partitions {
-		base.Marks[p] = at.Next
-	}
-	g, err := w.begin(ctx, base, o.Now())
-	if err == nil && o.AsOf == nil {
-		err = w.oweTiles(ctx, offsets, g.Number)
-	}
-	return g, reading, err
-}
-
-// ownTiles gives a reading for a generation that was taken over, and has it owe what others do.
-func (w *ViewWriter) ownTiles(ctx context.Context, l *lake.Lake, number int64) (*lake.Reading, error) {
-	reading, offsets, err := readPast(ctx, l, w.stream, nil)
-	if err != nil {
-		return nil, err
-	}
-	return reading, w.oweTiles(ctx, offsets, number)
-}
-
-// oweTiles notes that what backfills and redrives owe other generations they owe this one, too, unless it holds it. What is owed from
-// its entry on is owed to it anyway; what was owed before is found here.
-func (w *ViewWriter) oweTiles(ctx context.Context, offsets lake.Offsets, number int64) error {
-	all, err := w.store.Generations(ctx, w.view.Name)
-	if err != nil {
-		return err
-	}
-	owed := map[feature.Partition]int64{}
-	for _, one := range all.All {
-		for p, mark := range one.Marks {
-			if !feature.Live(p.Topic) && !taken(offsets, p) {
-				owed[p] = mark
-			}
+	for {
+		reading, offsets, err := readPast(ctx, l, w.stream, nil)
+		if err != nil {
+			return Generation{}, nil, err
+		}
+		base := Generation{
+			BaseSequence: reading.Head().SequenceNumber, Besides: offsets.Besides(), Marks: map[feature.Partition]int64{}, AsOf: o.AsOf,
+		}
+		for p, at := range offsets.Partitions {
+			base.Marks[p] = at.Next
+		}
+		g, err := w.begin(ctx, base, o.Now())
+		if err != nil || o.AsOf != nil {
+			return g, reading, err
+		}
+		_, now, err := readPast(ctx, l, w.stream, nil)
+		if err != nil || now.Besides() == g.Besides {
+			return g, reading, err
+		}
+		if err := w.store.remove(ctx, w.view.Name, g); err != nil {
+			return g, nil, err
 		}
 	}
-	return w.store.Mark(ctx, w.view.Name, number, owed)
-}
-
-// taken reports whether offsets hold the whole of a file.
-func taken(offsets lake.Offsets, p feature.Partition) bool {
-	return slices.ContainsFunc(offsets.Files, func(f lake.File) bool { return feature.FileTopicPrefix+f.SHA256 == p.Topic && f.Done })
 }
 
 // fillTiles writes what the generation's base makes of every entity of the parts that aren't whole. It may be repeated, by a later reading,
@@ -117,12 +96,13 @@ func (w *ViewWriter) fillTiles(ctx context.Context, g *Generation, reading *lake
 		return err
 	}
 	defer db.Close()
-	others, err := otherRows(ctx, db, reading)
-	if err != nil {
-		return err
-	}
 	whole := w.lease.whole()
-	if err := w.pin(ctx, g, reading, others, o); err != nil {
+	if whole == 0 {
+		if g.Others, err = otherRows(ctx, db, reading); err != nil {
+			return err
+		}
+	}
+	if err := w.pin(ctx, g, reading, o); err != nil {
 		return err
 	}
 	if err := loadBase(ctx, db, *g); err != nil {

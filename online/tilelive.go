@@ -2,7 +2,6 @@ package online
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,7 +16,7 @@ import (
 func (w *ViewWriter) fromLog() bool { return w.tiles != nil && !w.stream.Keyed }
 
 // writeTiles writes a batch to the generations of a windowed view, after what they lack before it. Rows of files aren't for
-// them: a new generation is built once those are in the log, see [Live.Owe].
+// them: a new generation is built once those are in the log, see [Live.Owing].
 //
 // A batch whose maker knew less of the log than a generation's base holds may have events whose twins are in that base; the log
 // will drop them. So it isn't written to that generation, which takes what becomes of it from the log.
@@ -111,19 +110,9 @@ func (l *Live) follow(ctx context.Context, w *ViewWriter, positions map[feature.
 	return nil
 }
 
-// Owe notes in the generations of the stream's windowed views that rows of a file or a redrive are being committed, which they
-// will lack. It comes before the commit; so what a process that ended left out is known by [Live.Owing], and is there with
-// the next generation.
-func (l *Live) Owe(ctx context.Context, stream *feature.Stream, of feature.Partition) error {
-	return l.eachTarget(ctx, stream.Name, func(w *ViewWriter, g Generation) error {
-		if _, owed := g.Marks[of]; owed {
-			return nil
-		}
-		return l.store.Mark(ctx, w.view.Name, g.Number, map[feature.Partition]int64{of: 0})
-	})
-}
-
-// Owing are the windowed views whose generation lacks rows of files or redrives: those to build anew.
+// Owing are the windowed views with a generation, the one that is read or a newer one, that lacks rows of files or redrives that the
+// log has: those to build anew. Whoever has committed such rows asks for them. Of a generation that isn't entered yet either the base
+// has those rows, or who enters it finds out; see beginTiles.
 func (l *Live) Owing(ctx context.Context) ([]string, error) {
 	var owing []string
 	for _, views := range l.views {
@@ -135,50 +124,18 @@ func (l *Live) Owing(ctx context.Context) ([]string, error) {
 			if err != nil {
 				return nil, err
 			}
-			if g, ok := l.store.Usable(all, w.hash); ok && g.owes() {
+			_, offsets, err := readPast(ctx, l.lake, w.stream, nil)
+			if err != nil {
+				return nil, err
+			}
+			lacks := func(g Generation) bool {
+				return g.Number >= all.Current && g.Definition == w.hash && l.store.holds(g) && g.AsOf == nil && g.Besides != offsets.Besides()
+			}
+			if slices.ContainsFunc(all.All, lacks) {
 				owing = append(owing, w.view.Name)
 			}
 		}
 	}
 	slices.Sort(owing)
 	return owing, nil
-}
-
-func (g Generation) owes() bool {
-	for p := range g.Marks {
-		if !feature.Live(p.Topic) {
-			return true
-		}
-	}
-	return false
-}
-
-// Paid notes that generations built since hold what was owed of a file or a redrive.
-func (l *Live) Paid(ctx context.Context, of feature.Partition) error {
-	var errs []error
-	for stream := range l.views {
-		errs = append(errs, l.eachTarget(ctx, stream, func(w *ViewWriter, g Generation) error {
-			return l.store.unmark(ctx, w.view.Name, g.Number, []feature.Partition{of})
-		}))
-	}
-	return errors.Join(errs...)
-}
-
-// eachTarget calls use for each generation that is to be written of the stream's windowed views.
-func (l *Live) eachTarget(ctx context.Context, stream string, use func(*ViewWriter, Generation) error) error {
-	for _, w := range l.views[stream] {
-		if w.tiles == nil {
-			continue
-		}
-		targets, err := l.targets(ctx, w)
-		if err != nil {
-			return err
-		}
-		for _, g := range targets {
-			if err := use(w, g); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

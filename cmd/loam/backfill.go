@@ -144,7 +144,7 @@ func (a *app) backfill(ctx context.Context, paths []string, o backfillOptions) e
 		said, err = b.finish(ctx, l)
 	}
 	if err == nil {
-		err = a.payFiles(ctx, b, files)
+		err = a.payFiles(ctx, b)
 	}
 	report := b.did.report()
 	report.Extract = said
@@ -163,17 +163,12 @@ func (a *app) backfill(ctx context.Context, paths []string, o backfillOptions) e
 }
 
 // payFiles has the windowed views built anew that lack what the files brought.
-func (a *app) payFiles(ctx context.Context, b *backfill, files []ingest.File) error {
+func (a *app) payFiles(ctx context.Context, b *backfill) error {
 	if b.live == nil {
 		return nil
 	}
 	if err := a.payOwed(ctx, b.live, b.store, b.line.lake, b.project); err != nil {
 		return fmt.Errorf("the lake has the files, windowed views online lack them: %w; run this again, or loam materialize", err)
-	}
-	for _, f := range files {
-		if err := b.live.Paid(ctx, feature.Partition{Topic: f.Topic}); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -343,18 +338,6 @@ func (b *backfill) settle() error {
 
 // commit commits batches to the lake, then writes them online.
 func (b *backfill) commit(ctx context.Context, batches []routed) error {
-	if b.live != nil {
-		for _, m := range batches {
-			if m.Stream == nil || m.NumRows() == 0 {
-				continue
-			}
-			for _, s := range m.Spans {
-				if err := b.live.Owe(ctx, m.Stream, s.Partition); err != nil {
-					return fmt.Errorf("note what windowed views will lack: %w", err)
-				}
-			}
-		}
-	}
 	if err := b.line.commit(ctx, batches, b.did); err != nil {
 		return err
 	}

@@ -81,7 +81,6 @@ type redrive struct {
 	line    *line
 	live    *online.Live // nil without an online store
 	store   *online.Store
-	jobs    []feature.Partition // the redrives whose rows windowed views online lacked
 	db      *sql.DB
 	by      string
 	now     func() int64 // microseconds since 1970 UTC
@@ -178,15 +177,7 @@ func (r *redrive) pay(ctx context.Context, a *app) error {
 	if r.live == nil {
 		return nil
 	}
-	if err := a.payOwed(ctx, r.live, r.store, r.line.lake, r.project); err != nil {
-		return err
-	}
-	for _, of := range r.jobs {
-		if err := r.live.Paid(ctx, of); err != nil {
-			return err
-		}
-	}
-	return nil
+	return a.payOwed(ctx, r.live, r.store, r.line.lake, r.project)
 }
 
 // run takes the letters of each stream, and then those of none.
@@ -320,11 +311,6 @@ func (r *redrive) finish(ctx context.Context, s *openStream) (string, error) {
 // follow does what comes after the rows of a redrive are committed. The caller holds the stream's tables.
 func (r *redrive) follow(ctx context.Context, s *openStream, rows []arrow.RecordBatch, marks []lake.Marked, jobID string) error {
 	if r.live != nil {
-		of := feature.Partition{Topic: feature.RedriveTopic(jobID)}
-		r.jobs = append(r.jobs, of)
-		if err := r.live.Owe(ctx, s.def, of); err != nil {
-			return fmt.Errorf("note what windowed views lack: %w", err)
-		}
 		if _, err := r.live.Write(ctx, &feature.Batch{Stream: s.def, Rows: rows}, s.lake.Head()); err != nil {
 			return fmt.Errorf("the lake has what was taken, the online store lacks the newest of it: %w", err)
 		}

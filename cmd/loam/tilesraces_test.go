@@ -1,10 +1,15 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/alicebob/miniredis/v2/server"
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/online"
@@ -166,5 +171,72 @@ func TestTwinOfAFileDecidedOnBeforeIt(t *testing.T) {
 			w.commit(batches)
 			p.clean("the next events")
 		})
+	}
+}
+
+// materializeBeside builds the view, and has do run before the nth command of the build after it has drawn its number. It reports
+// whether there were so many.
+func (p *windowsProject) materializeBeside(n int64, do func()) bool {
+	p.t.Helper()
+	var numbered atomic.Bool
+	var left atomic.Int64
+	left.Store(n)
+	reached, on := make(chan struct{}), make(chan struct{})
+	p.server.Server().SetPreHook(func(_ *server.Peer, command string, _ ...string) bool {
+		if (command == "HINCRBY" || numbered.Load()) && left.Add(-1) == -1 {
+			close(reached)
+			<-on
+		}
+		numbered.Store(numbered.Load() || command == "HINCRBY")
+		return false
+	})
+	defer p.server.Server().SetPreHook(nil)
+	done := make(chan error, 1)
+	go func() { done <- p.app().materialize(p.t.Context(), []string{"w"}, nil) }()
+	var err error
+	select {
+	case <-reached:
+		do()
+		close(on)
+		err = <-done
+	case err = <-done:
+		close(on)
+		n = -1
+	}
+	// A build that another has overtaken may find what it wrote removed.
+	if err != nil && !strings.Contains(err.Error(), "has lost generation") {
+		p.t.Errorf("built beside, before command %d: %v", n, err)
+	}
+	return n >= 0
+}
+
+// Wherever in a build a file or a dead letter is taken, also by a view that has no generation yet, the view ends with all of it.
+func TestBuildBesideFilesAndRedrives(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		for _, redrive := range []bool{false, true} {
+			t.Run(fmt.Sprintf("first %v, redrive %v", first, redrive), func(t *testing.T) {
+				p := newWindowsProject(t, true)
+				p.topic(0, 60)
+				p.loam("run", "--until-end")
+				letters := p.letters()
+				for n := range 5 {
+					if first {
+						p.server.FlushAll()
+					}
+					there := p.materializeBeside(int64(n), func() {
+						if redrive {
+							p.repair(letters[n])
+							return
+						}
+						p.write("some.jsonl", p.lines(10))
+						p.loam("backfill", "--stream", "fact", filepath.Join(p.dir, "some.jsonl"))
+					})
+					if !there {
+						t.Errorf("a build has no command %d", n)
+					}
+					p.clean(fmt.Sprintf("a build that was held before its command %d", n))
+				}
+			})
+		}
 	}
 }
