@@ -331,6 +331,9 @@ func (l *Live) Join(ctx context.Context, worker string, positions map[string]map
 	return nil
 }
 
+// Owes reports whether [Live.Settle] found that a windowed view lacks what a backfill or redrive that was cut off has taken.
+func (l *Live) Owes(view string) bool { return l.owed[view] > 0 }
+
 // Missing are the views that have no generation that can be read, and windowed views whose generation lacks what a backfill or
 // redrive that was cut off has taken, as [Live.Settle] found it: those to build.
 func (l *Live) Missing(ctx context.Context) ([]string, error) {

@@ -250,10 +250,15 @@ func (o *onlineLoop) tend(ctx, building context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(workers) == 0 || workers[0] == o.worker { // one of several builds
-		for _, view := range missing {
-			o.build(building, view)
-		}
+	one := len(workers) == 0 || workers[0] == o.worker // of several builds
+	if !one {
+		// What a view is owed only this one knows, who has begun since.
+		missing = slices.DeleteFunc(missing, func(view string) bool { return !o.live.Owes(view) })
+	}
+	for _, view := range missing {
+		o.build(building, view)
+	}
+	if one {
 		if err := o.discard(ctx, building); err != nil {
 			return err
 		}

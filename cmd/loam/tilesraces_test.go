@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -22,7 +23,7 @@ type steppedWorker struct {
 	source *source
 }
 
-func (p *windowsProject) stepped() *steppedWorker {
+func (p *windowsProject) stepped(jobID string) *steppedWorker {
 	p.t.Helper()
 	ctx, a := p.t.Context(), p.app()
 	fatal := func(err error) {
@@ -33,7 +34,7 @@ func (p *windowsProject) stepped() *steppedWorker {
 	}
 	project, l, err := a.open(ctx)
 	fatal(err)
-	w := &worker{jobID: newJobID("run"), now: a.now, say: a.say, did: outcome{}, project: project}
+	w := &worker{jobID: jobID, now: a.now, say: a.say, did: outcome{}, project: project}
 	w.line, err = openLine(ctx, project, l, []*feature.Stream{project.Stream("fact")}, w.jobID)
 	fatal(err)
 	store, err := openStore(ctx, project)
@@ -139,7 +140,7 @@ func TestTwinOfAFileDecidedOnBeforeIt(t *testing.T) {
 			p := newWindowsProject(t, true)
 			p.topic(0, 40)
 			p.loam("run", "--until-end")
-			w := p.stepped()
+			w := p.stepped(newJobID("run"))
 			twins := p.lines(10)
 			p.append(0, twins+p.lines(5))
 			p.write("twins.jsonl", twins+p.lines(5))
@@ -239,4 +240,23 @@ func TestBuildBesideFilesAndRedrives(t *testing.T) {
 			})
 		}
 	}
+}
+
+// What a backfill that was cut off has left behind is built by the worker that starts next, also where another runs that builds
+// what is missing.
+func TestOwedBesideAnotherWorker(t *testing.T) {
+	p := newWindowsProject(t, true)
+	p.topic(0, 40)
+	p.loam("run", "--until-end")
+	first := p.stepped("first by its name")
+	p.write("some.jsonl", p.lines(10))
+	p.loam("backfill", "--no-online", "--stream", "fact", filepath.Join(p.dir, "some.jsonl"))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		done <- p.app().run(ctx, workerOptions{untilEnd: true, commitEvery: time.Second, commitRows: 1000, commitBytes: 1 << 20}, nil)
+	}()
+	first.tend(done)
+	p.clean("the start of a second worker")
 }
