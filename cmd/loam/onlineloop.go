@@ -365,7 +365,8 @@ func (o *onlineLoop) rebuild(ctx context.Context, view *feature.View) (int64, *t
 }
 
 // materialize builds a new generation of a view, as of an instant where one is given, and switches to it. It gives the number of entities,
-// and the generation. say is told of what an earlier build left unfinished.
+// and the generation, or a newer one that somebody else has built and switched to meanwhile, which removes this one. say is told of what an
+// earlier build left unfinished.
 func materialize(ctx context.Context, s *online.Store, l *lake.Lake, p *feature.Project, view *feature.View, asOf *time.Time, now func() time.Time,
 	progress func(done, of int64), say func(format string, args ...any)) (entities int64, g online.Generation, err error) {
 	w, err := online.NewViewWriter(ctx, s, p, view)
@@ -382,8 +383,15 @@ func materialize(ctx context.Context, s *online.Store, l *lake.Lake, p *feature.
 	o.Instant = func(ctx context.Context, reading *lake.Reading, at time.Time, use func(arrow.RecordBatch, int64) error) error {
 		return pit.Instant(ctx, p, view, reading, at, pit.Options{Now: now, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir}, use)
 	}
-	if g, err = w.Build(ctx, l, o); err != nil {
+	if g, err = w.Build(ctx, l, o); err == nil {
+		err = s.Switch(ctx, view.Name, g)
+	}
+	if err == nil || g.Number == 0 || asOf != nil {
 		return entities, g, err
 	}
-	return entities, g, s.Switch(ctx, view.Name, g)
+	all, asked := s.Generations(ctx, view.Name)
+	if newer, ok := s.Usable(all, p.ViewDefinition(view).Hash); asked == nil && ok && newer.Number > g.Number {
+		return entities, newer, nil
+	}
+	return entities, g, err
 }
