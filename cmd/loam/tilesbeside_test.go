@@ -189,3 +189,29 @@ func (p *windowsProject) repair(letters ...string) {
 	p.write("repaired.jsonl", b.String())
 	p.loam("dlq", "redrive", "--with", filepath.Join(p.dir, "repaired.jsonl"))
 }
+
+// owing are the views that lack rows of files or redrives.
+func (p *windowsProject) owing() []string {
+	p.t.Helper()
+	ctx := p.t.Context()
+	project, l, err := p.app().open(ctx)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer l.Close()
+	store, err := online.Open(ctx, project.Name, p.redis)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer store.Close()
+	live, err := online.NewLive(ctx, store, l, project)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer live.Close()
+	owing, err := live.Owing(ctx)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return owing
+}

@@ -3,13 +3,17 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2/server"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/loamdata/loam/feature"
 	"github.com/loamdata/loam/online"
@@ -269,4 +273,106 @@ func TestOwedBesideAnotherWorker(t *testing.T) {
 	}()
 	first.tend(done)
 	p.clean("the start of a second worker")
+}
+
+// besidesFor is how long commands run beside each other in TestWindowsBesideEverything.
+const besidesFor = 4 * time.Second
+
+// Whatever runs beside each other, a worker, files with events of its topic, redrives of letters with others of them, and builds, once
+// all has settled the view is what the log makes, with nothing owed.
+func TestWindowsBesideEverything(t *testing.T) {
+	for _, keyed := range []bool{true, false} {
+		seed := uint64(time.Now().UnixNano())
+		t.Run(fmt.Sprintf("keyed %v, seed %d", keyed, seed), func(t *testing.T) {
+			p := newWindowsProject(t, keyed)
+			p.random = rand.New(rand.NewPCG(seed, 1))
+			p.topic(0, 40)
+			p.topic(1, 40)
+			p.loam("run", "--until-end")
+			working, stop := context.WithCancel(t.Context())
+			worker := make(chan error, 1)
+			go func() {
+				worker <- p.app().run(working, workerOptions{commitEvery: time.Second, commitRows: 1000, commitBytes: 1 << 20, maintainShare: 0.5}, nil)
+			}()
+			p.slow(seed)
+			begun, rounds := time.Now(), 0
+			for ; time.Since(begun) < besidesFor; rounds++ {
+				p.besides(rounds)
+			}
+			p.topic(0, 5)
+			stop()
+			if err := <-worker; err != nil {
+				t.Fatal(err)
+			}
+			if owing := p.owing(); len(owing) > 0 {
+				t.Errorf("after %d rounds %v lack what was paid", rounds, owing)
+			}
+			before := p.verified().Generation
+			p.loam("run", "--until-end")
+			p.clean(fmt.Sprintf("%d rounds", rounds))
+			if after := p.verified().Generation; after != before {
+				t.Errorf("generation %d was built after %d, so this shows nothing", after, before)
+			}
+		})
+	}
+}
+
+// slow has the worker that runs, alone yet, learn late which generations there are, so that batches wait that it has decided on.
+func (p *windowsProject) slow(seed uint64) {
+	var mu sync.Mutex
+	workers, begun := map[*server.Peer]bool{}, time.Now()
+	delays := rand.New(rand.NewPCG(seed, 2))
+	p.server.Server().SetPreHook(func(peer *server.Peer, command string, _ ...string) bool {
+		mu.Lock()
+		workers[peer] = workers[peer] || time.Since(begun) < time.Second
+		delay := time.Duration(0)
+		if workers[peer] && command == "HGETALL" {
+			delay = time.Duration(max(0, delays.IntN(12)-5)) * 300 * time.Millisecond
+		}
+		mu.Unlock()
+		pause(p.t.Context(), delay)
+		return false
+	})
+	pause(p.t.Context(), time.Second)
+}
+
+// besides has events come on the topic, in a file and in the place of dead letters at once, some of them in two of the three, and
+// builds the view beside, each after a while.
+func (p *windowsProject) besides(round int) {
+	p.t.Helper()
+	letters := p.letters()
+	filed, redriven := p.lines(8), strings.SplitAfter(p.lines(6), "\n")
+	p.write(fmt.Sprintf("%d.jsonl", round), filed+p.lines(4))
+	var repaired strings.Builder
+	for i, at := range letters[:min(len(letters), len(redriven)-1)] {
+		fmt.Fprintf(&repaired, `{"position": %q, "body": %s}`+"\n", at, strings.TrimSpace(redriven[i]))
+	}
+	p.write("repaired.jsonl", repaired.String())
+	partition, live := p.random.IntN(2), filed+strings.Join(redriven, "")+p.lines(5)
+	group, ctx := errgroup.WithContext(p.t.Context())
+	after := func(do func() error) {
+		wait := time.Duration(p.random.IntN(300)) * time.Millisecond
+		group.Go(func() error {
+			pause(ctx, wait)
+			return do()
+		})
+	}
+	after(func() error {
+		p.append(partition, live)
+		return nil
+	})
+	after(func() error {
+		return p.app().backfill(ctx, []string{filepath.Join(p.dir, fmt.Sprintf("%d.jsonl", round))}, backfillOptions{stream: "fact"})
+	})
+	if repaired.Len() > 0 {
+		after(func() error {
+			return p.app().redrive(ctx, redriveOptions{with: filepath.Join(p.dir, "repaired.jsonl"), by: "me"})
+		})
+	}
+	if p.random.IntN(2) == 0 {
+		after(func() error { return p.app().materialize(ctx, []string{"w"}, nil) })
+	}
+	if err := group.Wait(); err != nil {
+		p.t.Fatal(err)
+	}
 }
