@@ -311,7 +311,7 @@ func (w *ViewWriter) newest(ctx context.Context, db *sql.DB) error {
 	if w.columns != nil {
 		return db.Exec(ctx, sql.Render(sql.Statement("served_now_patches"), w.patchArgs()))
 	}
-	return db.Exec(ctx, sql.Render(sql.Statement("served_now"), sql.Args{"key": sql.Idents("g.", w.stream.Key)}))
+	return db.Exec(ctx, sql.Render(sql.Statement("served_now"), sql.Args{"key": sql.Idents("", w.stream.Key)}))
 }
 
 // greatest is the condition on the table newest that is true once an entity.
