@@ -49,9 +49,9 @@ type servedCheck struct {
 
 // Served recomputes what the table feature_log says was served of a view since a time, straight from the log of its stream. Of attributes
 // each value is what the change whose order was seen makes, with the status that its age had then; and no greater change of the entity
-// may be among those that Redis was written up to at the read. Of windows it is the aggregate over the events below the guards that
-// were seen, and below those marks. A row that rests on a change that the lake hasn't come
-// to is not settled.
+// may be among those that Redis was written up to at the read; over a patch stream that is said of each column. Of windows it is the
+// aggregate over the events below the guards that were seen, and below those marks. A row that rests on a change that the lake
+// hasn't come to is not settled.
 func Served(ctx context.Context, l *lake.Lake, p *feature.Project, view *feature.View, since time.Time, o Options) (*ServedReport, error) {
 	c := &servedCheck{project: p, view: view, def: p.Stream(view.Stream), lake: l, since: since, report: &ServedReport{View: view.Name, Since: since.UTC()}}
 	if err := c.run(ctx, o); err != nil {
@@ -67,12 +67,8 @@ func (c *servedCheck) run(ctx context.Context, o Options) error {
 	if why := c.project.Unserved(c.view); why != "" {
 		return errors.New(why)
 	}
-	switch {
-	case c.project.OverHistory(c.view):
+	if c.project.OverHistory(c.view) {
 		c.report.Skipped = "windows over history are served as of the last `loam materialize`, which `loam verify --online` recomputes"
-		return nil
-	case c.def.Payload == feature.PatchPayload:
-		c.report.Skipped = "what was served over a patch stream isn't recomputed yet"
 		return nil
 	}
 	var err error
@@ -90,7 +86,6 @@ func (c *servedCheck) run(ctx context.Context, o Options) error {
 	if err := c.loadLogged(ctx); err != nil || c.report.Rows == 0 {
 		return err
 	}
-	needed := append(feature.ColumnNames(c.def.Columns), feature.ColEventTime, feature.ColSequence, feature.ColTopic, feature.ColPartition, feature.ColOffset)
 	reading, err := c.lake.Read(ctx, c.def)
 	if err != nil {
 		return err
@@ -100,16 +95,34 @@ func (c *servedCheck) run(ctx context.Context, o Options) error {
 		return err
 	}
 	c.next = nextOffsets(offsets)
-	if c.view.Windowed() {
+	switch {
+	case c.view.Windowed():
 		return c.windows(ctx, reading)
+	case c.def.Payload == feature.PatchPayload:
+		return c.patches(ctx, reading)
 	}
-	if err := reading.LogView(ctx, c.db, "verify_log", append(slices.Clone(needed), feature.ColOp), false); err != nil {
+	return c.states(ctx, reading)
+}
+
+// changes fills verify_changes from the log, with items more of each change.
+func (c *servedCheck) changes(ctx context.Context, reading *lake.Reading, items ...sql.Fragment) error {
+	needed := append(feature.ColumnNames(c.def.Columns), feature.ColEventTime, feature.ColSequence, feature.ColTopic, feature.ColPartition, feature.ColOffset)
+	read := append(slices.Clone(needed), feature.ColOp)
+	if c.def.Payload == feature.PatchPayload {
+		read = append(read, feature.ColPresent)
+	}
+	if err := reading.LogView(ctx, c.db, "verify_log", read, false); err != nil {
 		return err
 	}
-	err = c.db.Exec(ctx, sql.Render(sql.Statement("verify_logged_changes"), sql.Args{
-		"key": sql.Idents("g.", c.def.Key), "key_alone": sql.Idents("", c.def.Key), "columns": sql.Idents("g.", needed),
+	return c.db.Exec(ctx, sql.Render(sql.Statement("verify_logged_changes"), sql.Args{
+		"key": sql.Idents("g.", c.def.Key), "key_alone": sql.Idents("", c.def.Key),
+		"columns": sql.Join(", ", append([]sql.Fragment{sql.Idents("g.", needed)}, items...)),
 	}))
-	if err != nil {
+}
+
+// states recomputes rows of a view whose events carry the whole state.
+func (c *servedCheck) states(ctx context.Context, reading *lake.Reading) error {
+	if err := c.changes(ctx, reading); err != nil {
 		return err
 	}
 	features, names := make([]sql.Fragment, len(c.view.Features)), make([]string, len(c.view.Features))
@@ -222,9 +235,15 @@ func (c *servedCheck) judge(batch arrow.RecordBatch, row int) {
 		default:
 			want, status = valueText(column, row), "PRESENT"
 		}
-		if value := r.values[i]; status != r.status[i] || (value != nil) != (status == "PRESENT") || value != nil && *value != want {
-			c.differ(r, 1, "%s was served as %s, and is %s", name, servedText(r.status[i], value), servedText(status, &want))
-		}
+		c.hold(r, i, status, want)
+	}
+}
+
+// hold holds a value against what it should be, a text that counts where it is present.
+func (c *servedCheck) hold(r loggedRow, i int, status, want string) {
+	value := r.values[i]
+	if status != r.status[i] || (value != nil) != (status == "PRESENT") || value != nil && *value != want {
+		c.differ(r, 1, "%s was served as %s, and is %s", r.features[i], servedText(r.status[i], value), servedText(status, &want))
 	}
 }
 

@@ -24,8 +24,13 @@ func (c *onlineCheck) guarded() []string {
 	if !c.patches() {
 		return nil
 	}
+	return columnsRead(c.view)
+}
+
+// columnsRead are the columns that the features of a view over a patch stream read, each once.
+func columnsRead(view *feature.View) []string {
 	var columns []string
-	for _, f := range c.view.Features {
+	for _, f := range view.Features {
 		if !slices.Contains(columns, f.Column) {
 			columns = append(columns, f.Column)
 		}
@@ -47,22 +52,16 @@ func (c *onlineCheck) patchedStatement(only sql.Fragment) string {
 	var carried, items []sql.Fragment
 	for i, column := range c.guarded() {
 		args := sql.Args{
-			"name": sql.Literal(column), "column": sql.Ident(column), "guard": sql.Ident(guardColumn(i)),
+			"column": sql.Ident(column), "guard": sql.Ident(guardColumn(i)),
 			"carried": sql.Ident(fmt.Sprintf("loam_carried_%d", i)),
 		}
-		key := slices.Contains(c.def.Key, column)
-		if key { // every upsert carries it
-			carried = append(carried, sql.Fragment(sql.Render("g.op <> 'delete' AS {carried}", args)))
-		} else {
-			carried = append(carried, sql.Fragment(sql.Render(
-				"g.op <> 'delete' AND (g.present IS NULL OR list_contains(g.present, {name})) AS {carried}", args)))
-		}
+		carried = append(carried, carries(c.def, column)+sql.Fragment(sql.Render(" AS {carried}", args)))
 		last := func(value, of string) sql.Fragment {
 			return sql.Fragment(sql.Render("(last_value(CASE WHEN {carried} AND loam_order > coalesce(loam_delete, '') THEN "+value+
 				" END IGNORE NULLS) OVER so_far)"+of, args))
 		}
 		items = append(items, last("loam_order", " AS {guard}"))
-		if !key {
+		if !slices.Contains(c.def.Key, column) {
 			columns += sql.Fragment(sql.Render(", g.{column}", args))
 			items = append(items, last("struct_pack(v := {column})", ".v AS {column}")) // a struct tells a null that was carried
 		}
@@ -71,6 +70,14 @@ func (c *onlineCheck) patchedStatement(only sql.Fragment) string {
 		"key": sql.Idents("g.", c.def.Key), "key_alone": sql.Idents("", c.def.Key), "columns": columns, "only": only,
 		"carried": sql.Join(", ", carried), "items": sql.Join(", ", items),
 	})
+}
+
+// carries says whether a change g of a patch stream's log carries a column.
+func carries(def *feature.Stream, column string) sql.Fragment {
+	if slices.Contains(def.Key, column) { // every upsert carries it
+		return "g.op <> 'delete'"
+	}
+	return "g.op <> 'delete' AND (g.present IS NULL OR list_contains(g.present, " + sql.Literal(column) + "))"
 }
 
 // patchedItems are the features and then the guards, from verify_served.

@@ -27,7 +27,7 @@ import (
 	"github.com/loamdata/loam/feature"
 )
 
-// Views that the skew is taken of, besides deal: attributes in both layouts, and windows.
+// Views that the skew is taken of, besides deal and those of patches: attributes in both layouts, and windows.
 const skewDefinitions = `entities:
   - {name: contact, join_keys: [contact_id]}
 views:
@@ -74,12 +74,16 @@ type skew struct {
 	data        string // its folder
 	redis       *redis.Client
 	lake        *reader
+	patches     *patchesMade
 }
+
+// skewStreams are the streams of the project.
+var skewStreams = append(slices.Clone(streamNames), "score")
 
 func newSkew(t *testing.T) *skew {
 	t.Helper()
 	service(t, "LOAM_TEST_REDIS") // told of one, a machine can start another
-	s := &skew{t: t, data: t.TempDir()}
+	s := &skew{t: t, data: t.TempDir(), patches: &patchesMade{random: rand.New(rand.NewPCG(1, 9)), now: time.Now().UTC().Truncate(time.Second)}}
 	port := freePort(t)
 	s.kill, s.start = daemonOf(t, "redis.sh", s.data, port, "REDIS_PORT="+port, "REDIS_DATA="+s.data)
 	s.dir = newProject(t, fmt.Sprintf("online: {redis: %q}", "127.0.0.1:"+port))
@@ -89,6 +93,8 @@ func newSkew(t *testing.T) *skew {
 	write(t, filepath.Join(s.dir, "features", "contact.yaml"), skewDefinitions)
 	write(t, filepath.Join(s.dir, "features", "deal.yaml"), deals)
 	write(t, filepath.Join(s.dir, "features", "activity.yaml"), skewWindows)
+	write(t, filepath.Join(s.dir, "streams", "score.yaml"), patchedStream)
+	write(t, filepath.Join(s.dir, "features", "score.yaml"), patchedViews)
 	s.redis = redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + port, DisableIdentity: true})
 	t.Cleanup(func() { s.redis.Close() })
 	run(t, s.dir, "apply")
@@ -105,6 +111,9 @@ func (s *skew) simulate(seed int) {
 	s.t.Helper()
 	run(s.t, s.dir, "simulate", "--topics", "--partitions", "2", "--days", "30", "--seed", strconv.Itoa(seed), "--contacts", "6500",
 		"--events", "16000", "--duplicates", "0.02", "--late", "0.05", "--deletes", "0.01")
+	for partition := range 2 {
+		appendFile(s.t, s.topic("score", partition), s.patches.lines(400))
+	}
 }
 
 // helpdesk adds a part of the help desk's real events, of so many parts.
@@ -134,7 +143,7 @@ func (s *skew) helpdesk(lines [][]byte, part, of int) {
 // lines is how many records the topics have.
 func (s *skew) lines() (n int64) {
 	s.t.Helper()
-	for _, name := range streamNames {
+	for _, name := range skewStreams {
 		files, err := filepath.Glob(s.topic(name, 0)[:len(s.topic(name, 0))-len("0.jsonl")] + "*.jsonl")
 		if err != nil {
 			s.t.Fatal(err)
@@ -153,7 +162,7 @@ func (s *skew) lines() (n int64) {
 // committed is how many of them the logs have taken.
 func (s *skew) committed() (n int64) {
 	s.t.Helper()
-	for _, name := range streamNames {
+	for _, name := range skewStreams {
 		reading, err := s.lake.Read(s.t.Context(), s.lake.project.Stream(name))
 		if err != nil {
 			s.t.Fatal(err)
@@ -182,13 +191,17 @@ func (s *skew) reads(url string, contacts []string) (end func() (answered, refus
 			defer wait.Done()
 			r := rand.New(rand.NewPCG(uint64(i), 1))
 			for ctx.Err() == nil {
-				ids := make([]string, 10)
+				features, key, ids := []string{"profile:*", "wide:*", "feast:*", "activity:*"}, "contact_id", make([]string, 10)
 				for n := range ids {
 					ids[n] = contacts[r.IntN(len(contacts))]
 				}
-				body, err := json.Marshal(map[string]any{
-					"features": []string{"profile:*", "wide:*", "feast:*", "activity:*"}, "entities": map[string]any{"contact_id": ids}, "full_feature_names": true,
-				})
+				if r.IntN(2) == 0 {
+					features, key = []string{"scores:*", "fresh:*"}, "id"
+					for n := range ids {
+						ids[n] = fmt.Sprint("s", r.IntN(61)) // of which one is unknown
+					}
+				}
+				body, err := json.Marshal(map[string]any{"features": features, "entities": map[string]any{key: ids}, "full_feature_names": true})
 				if err != nil {
 					s.t.Error(err)
 					return
@@ -256,7 +269,7 @@ func TestSkew(t *testing.T) {
 	s.helpdesk(lines, 0, 4)
 	arguments := []string{"--commit-every", "300ms"}
 	w := startWorker(t, s.dir, arguments...)
-	for _, view := range []string{"activity", "deal", "feast", "profile", "wide"} {
+	for _, view := range []string{"activity", "deal", "feast", "fresh", "profile", "scores", "wide"} {
 		w.awaitSaid("feature view " + view + " is served")
 	}
 	w.await("all was committed", s.whole)
