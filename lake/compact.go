@@ -411,27 +411,40 @@ func ofOpenVersions(t *Table, f *liveFile) bool {
 	return false
 }
 
-// compactors are those of a stream's tables, the history's first: its files weigh on every commit.
-func (l *Lake) compactors(ctx context.Context, def *feature.Stream, db *sql.DB) ([]*compactor, error) {
-	log, err := l.openTable(ctx, LogName(def.Name))
-	if err != nil {
-		return nil, err
-	}
-	all := []*compactor{{
-		table: log, db: db, sizes: usualSizes, sort: []string{def.ClusterBy, feature.ColEventTime}, time: feature.ColEventTime,
+// kept is a table that is maintained, and how its files are written again.
+type kept struct {
+	name    string
+	sort    []string // as of a compactor
+	time    string
+	packing packing
+}
+
+// keptOf are a stream's tables, the history first: its files weigh on every commit.
+func keptOf(def *feature.Stream) []kept {
+	log := kept{
+		name: LogName(def.Name), sort: []string{def.ClusterBy, feature.ColEventTime}, time: feature.ColEventTime,
 		packing: packing{scanned: true, sought: append(slices.Clone(def.Key), feature.ColEventTime)},
-	}}
+	}
 	if def.Kind == feature.EventStream {
-		return all, nil
+		return []kept{log}
 	}
-	history, err := l.openTable(ctx, HistoryName(def.Name))
-	if err != nil {
-		return nil, err
-	}
-	return append([]*compactor{{
-		table: history, db: db, sizes: usualSizes, sort: append(slices.Clone(def.Key), feature.ColValidFrom), time: feature.ColValidFrom,
+	return []kept{{
+		name: HistoryName(def.Name), sort: append(slices.Clone(def.Key), feature.ColValidFrom), time: feature.ColValidFrom,
 		packing: packing{sought: append(slices.Clone(def.Key), feature.ColValidFrom, feature.ColValidTo)},
-	}}, all...), nil
+	}, log}
+}
+
+// compactors are those of the tables, as they are now.
+func (m *Maintainer) compactors(ctx context.Context) ([]*compactor, error) {
+	all := make([]*compactor, len(m.kept))
+	for i, k := range m.kept {
+		t, err := m.lake.openTable(ctx, k.name)
+		if err != nil {
+			return nil, err
+		}
+		all[i] = &compactor{table: t, db: m.db, sizes: usualSizes, sort: k.sort, time: k.time, packing: k.packing}
+	}
+	return all, nil
 }
 
 // jobs lists what there is to compact in the table as it is now.

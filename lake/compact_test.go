@@ -133,7 +133,7 @@ func compactionOvertaken(t *testing.T, l *Lake) {
 	put(10, "A", "a", "b", "c", "d", "e", "f", "g", "h")
 	put(20, "B", "a", "b", "i", "j", "k", "l", "m", "n")
 	m := openMaintainer(t, l, def)
-	compactors, err := l.compactors(ctx, def, m.db)
+	compactors, err := m.compactors(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +196,7 @@ func TestCompactionCutsByTime(t *testing.T) {
 		commit(t, s, rows, from)
 	}
 	m := openMaintainer(t, l, def)
-	compactors, err := l.compactors(ctx, def, m.db)
+	compactors, err := m.compactors(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,6 +38,16 @@ func (l *Lake) OpenFeatureLog(ctx context.Context) (*FeatureLog, error) {
 	return &FeatureLog{t}, nil
 }
 
+// OpenFeatureLogMaintainer prepares maintenance of the table of what was served. It fails with [ErrNoTable] where there is none.
+func (l *Lake) OpenFeatureLogMaintainer(ctx context.Context, o MaintainOptions) (*Maintainer, error) {
+	if _, err := l.openTable(ctx, FeatureLogName); err != nil {
+		return nil, err
+	}
+	return l.openMaintainer(ctx, []kept{{
+		name: FeatureLogName, sort: []string{"view", "served_at"}, time: "served_at", packing: packing{scanned: true},
+	}}, o)
+}
+
 // Append adds rows, in one commit a day that they are of.
 func (f *FeatureLog) Append(ctx context.Context, rows []feature.ServedRow) error {
 	byDay := map[iceberg.Date][]feature.ServedRow{}

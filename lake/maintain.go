@@ -13,12 +13,12 @@ import (
 	"github.com/loamdata/loam/sql"
 )
 
-// Maintainer keeps a stream's tables fast to read and to write: it compacts files, merges manifests, expires snapshots and
-// removes what nothing names. It changes no rows and may work beside any number of writers. It is not safe for concurrent
-// use.
+// Maintainer keeps tables, those of a stream or that of what was served, fast to read and to write: it compacts files, merges
+// manifests, expires snapshots and removes what nothing names. It changes no rows and may work beside any number of writers. It
+// is not safe for concurrent use.
 type Maintainer struct {
 	lake *Lake
-	def  *feature.Stream
+	kept []kept
 	db   *sql.DB
 	now  func() time.Time
 }
@@ -33,11 +33,15 @@ type MaintainOptions struct {
 
 // OpenMaintainer prepares maintenance of a stream's tables, which must exist.
 func (l *Lake) OpenMaintainer(ctx context.Context, def *feature.Stream, o MaintainOptions) (*Maintainer, error) {
+	return l.openMaintainer(ctx, keptOf(def), o)
+}
+
+func (l *Lake) openMaintainer(ctx context.Context, tables []kept, o MaintainOptions) (*Maintainer, error) {
 	db, err := sql.Open(ctx, sql.Options{Files: true, MemoryBytes: o.MemoryBytes, TempDir: o.TempDir, Threads: o.Threads})
 	if err != nil {
 		return nil, err
 	}
-	m := &Maintainer{lake: l, def: def, db: db, now: o.Now}
+	m := &Maintainer{lake: l, kept: tables, db: db, now: o.Now}
 	if m.now == nil {
 		m.now = time.Now
 	}
@@ -53,7 +57,7 @@ const roundRowsMax = 1 << 20
 // Compact does a round of compaction of one table, the one where it does away with the most files, in one commit, and
 // reports false where none is due. With all, any two small files are due.
 func (m *Maintainer) Compact(ctx context.Context, all bool) (Compacted, bool, error) {
-	compactors, err := m.lake.compactors(ctx, m.def, m.db)
+	compactors, err := m.compactors(ctx)
 	if err != nil {
 		return Compacted{}, false, err
 	}
@@ -88,7 +92,7 @@ func (m *Maintainer) Compact(ctx context.Context, all bool) (Compacted, bool, er
 // Rewrite writes all files of the tables again, a partition at a time, as if they had been written just now and by one: what
 // compaction is measured by, and what brings files of an older loam into today's shape.
 func (m *Maintainer) Rewrite(ctx context.Context) error {
-	compactors, err := m.lake.compactors(ctx, m.def, m.db)
+	compactors, err := m.compactors(ctx)
 	if err != nil {
 		return err
 	}
@@ -106,16 +110,12 @@ func (m *Maintainer) Rewrite(ctx context.Context) error {
 	return nil
 }
 
-// tables are the stream's tables.
+// tables are those that are maintained.
 func (m *Maintainer) tables(ctx context.Context) ([]*Table, error) {
-	names := []string{LogName(m.def.Name)}
-	if m.def.Kind == feature.StateStream {
-		names = append(names, HistoryName(m.def.Name))
-	}
-	tables := make([]*Table, len(names))
-	for i, n := range names {
+	tables := make([]*Table, len(m.kept))
+	for i, k := range m.kept {
 		var err error
-		if tables[i], err = m.lake.openTable(ctx, n); err != nil {
+		if tables[i], err = m.lake.openTable(ctx, k.name); err != nil {
 			return nil, err
 		}
 	}

@@ -1,14 +1,17 @@
 package verify
 
 import (
+	"context"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
 )
 
 // patchedWorld is a world over a patch stream, whose view short has three features.
@@ -266,5 +269,24 @@ func TestServedTamperedPatches(t *testing.T) {
 				t.Errorf("want %q in\n%s", c.text, text(report.Findings))
 			}
 		})
+	}
+
+	// Maintenance changes nothing of it.
+	ctx := context.Background()
+	keeper, err := w.lake.OpenFeatureLogMaintainer(ctx, lake.MaintainOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer keeper.Close()
+	if done, due, err := keeper.Compact(ctx, true); err != nil || !due || done.FilesAfter != 2 { // of two days
+		t.Errorf("compacted %+v, %t, %v", done, due, err)
+	}
+	if _, err := keeper.Expire(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, view := range []string{"all", "short"} {
+		if report := w.verifyServed(view, time.Time{}); !reflect.DeepEqual(report, before[view]) {
+			t.Errorf("%s, once it was maintained: %+v\nbefore: %+v", view, report, before[view])
+		}
 	}
 }

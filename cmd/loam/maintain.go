@@ -31,6 +31,9 @@ func (a *app) maintainCommand() *cobra.Command {
 expires old snapshots but for those that a dataset has pinned, and removes files that no snapshot names. It changes no rows and
 works beside running workers, which compact as they go; use it after a large backfill, or by a schedule.
 
+It does the same for the table feature_log, to which ` + "`loam serve --log-features`" + ` adds a file every few seconds, unless streams
+are picked.
+
 A file is removed only once it has been known as an orphan for a while: a first call notes it, a later one removes it. What builds of
 training sets that were killed have left, tags and files, is removed once they began long enough ago.`,
 		Example: "  loam maintain\n  loam maintain --stream contact --expire-older 168h",
@@ -55,9 +58,10 @@ training sets that were killed have left, tags and files, is removed once they b
 	return c
 }
 
-// maintained is what maintenance did to a stream, for machines.
+// maintained is what maintenance did to a stream, or to a table that is none's, for machines.
 type maintained struct {
-	Stream       string `json:"stream"`
+	Stream       string `json:"stream,omitempty"`
+	Table        string `json:"table,omitempty"`
 	FilesBefore  int    `json:"files_before"` // of those compacted
 	FilesAfter   int    `json:"files_after"`
 	Rows         int64  `json:"rows_written"`
@@ -78,15 +82,31 @@ func (a *app) maintain(ctx context.Context, o maintainOptions, names []string) e
 	if err != nil {
 		return err
 	}
+	use := lake.MaintainOptions{MemoryBytes: streamMemoryBytes, TempDir: tempDir(p), Now: a.now}
 	var all []maintained
 	for _, s := range streams {
-		m, err := a.maintainStream(ctx, p, l, s, o)
+		done := maintained{Stream: s.Name}
+		m, err := l.OpenMaintainer(ctx, s, use)
+		if err == nil {
+			err = done.by(ctx, m, o)
+		}
 		if err != nil {
 			return fmt.Errorf("maintain stream %s: %w", s.Name, err)
 		}
-		all = append(all, m)
+		all = append(all, done)
 	}
 	if len(names) == 0 {
+		switch m, err := l.OpenFeatureLogMaintainer(ctx, use); {
+		case errors.Is(err, lake.ErrNoTable): // nothing was logged
+		case err != nil:
+			return fmt.Errorf("maintain table %s: %w", lake.FeatureLogName, err)
+		default:
+			done := maintained{Table: lake.FeatureLogName}
+			if err := done.by(ctx, m, o); err != nil {
+				return fmt.Errorf("maintain table %s: %w", lake.FeatureLogName, err)
+			}
+			all = append(all, done)
+		}
 		if err := a.maintainDatasets(ctx, p, l, o.buildAge); err != nil {
 			return err
 		}
@@ -116,17 +136,13 @@ func (a *app) maintainDatasets(ctx context.Context, p *feature.Project, l *lake.
 	return nil
 }
 
-func (a *app) maintainStream(ctx context.Context, p *feature.Project, l *lake.Lake, s *feature.Stream, o maintainOptions) (maintained, error) {
-	done := maintained{Stream: s.Name}
-	m, err := l.OpenMaintainer(ctx, s, lake.MaintainOptions{MemoryBytes: streamMemoryBytes, TempDir: tempDir(p), Now: a.now})
-	if err != nil {
-		return done, err
-	}
-	defer m.Close()
+// by has a maintainer do all that is due, and closes it.
+func (done *maintained) by(ctx context.Context, m *lake.Maintainer, o maintainOptions) (err error) {
+	defer func() { err = errors.Join(err, m.Close()) }()
 	for {
 		c, due, err := m.Compact(ctx, true)
 		if err != nil {
-			return done, err
+			return err
 		}
 		if !due {
 			break
@@ -135,15 +151,15 @@ func (a *app) maintainStream(ctx context.Context, p *feature.Project, l *lake.La
 		done.Rows, done.Deleted = done.Rows+c.Rows, done.Deleted+c.Deleted
 	}
 	if done.Expired, err = m.Expire(ctx, o.expireAge); err != nil {
-		return done, err
+		return err
 	}
 	orphans, err := m.RemoveOrphans(ctx, o.orphanAge)
 	done.Orphans, done.OrphanBytes, done.OrphansNoted = orphans.Removed, orphans.Bytes, orphans.Waiting
-	return done, err
+	return err
 }
 
 func (m maintained) print(w io.Writer) {
-	fmt.Fprintf(w, "%s: ", m.Stream)
+	fmt.Fprintf(w, "%s: ", m.Stream+m.Table) // one of the two
 	if m.FilesBefore == 0 {
 		fmt.Fprint(w, "nothing to compact")
 	} else {

@@ -356,6 +356,13 @@ func TestSkew(t *testing.T) {
 		t.Errorf("verify --served ends with %d: %s\n%s", code, stderr, said.Bytes()[max(0, said.Len()-1000):])
 	}
 	at(fmt.Sprintf("0 differences in %d values served; %d answers, %d refusals", recomputed, answered, refused))
+	if said := run(t, s.dir, "maintain"); !strings.Contains(said, "\nfeature_log: ") || strings.Contains(said, "\nfeature_log: nothing") {
+		t.Errorf("maintain says %s", said)
+	}
+	if again, _, _ := runErr(t, s.dir, "verify", "--served", "--json"); again != out {
+		t.Errorf("once maintained, verify --served says %s\nbefore: %s", again, out)
+	}
+	at("the log of what was served was compacted")
 	s.tamper()
 	at("what was altered by hand is named")
 }
