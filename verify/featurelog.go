@@ -25,7 +25,8 @@ type ServedReport struct {
 	Differing  int64     `json:"differing"`                  // values that differ
 	Share      float64   `json:"share"`                      // of the values, those that differ
 	NotSettled int64     `json:"not_settled"`                // rows that rest on a change that the lake has yet to come to
-	Unmarked   int64     `json:"unmarked,omitempty"`         // rows of which it isn't known how far Redis was written: only the changes that they rest on were held against them
+	Unmarked   int64     `json:"unmarked,omitempty"`         // rows of which it isn't known how far Redis was written: only what they rest on was looked at
+	OtherBase  int64     `json:"other_base,omitempty"`       // rows of windows that rest on other rows of files and redrives than the log has now, or don't tell, and which are left out
 	Other      int64     `json:"other_definition,omitempty"` // rows that another definition of the view served, and which are left out
 	AsOf       int64     `json:"as_of,omitempty"`            // rows of generations as of an instant, which are left out
 	Skipped    string    `json:"skipped,omitempty"`          // why nothing was recomputed

@@ -121,8 +121,9 @@ func (c *servedCheck) judgeWindows(v *viewCheck, r *windowRow, events []*logged,
 	}
 	// Without its base it isn't known which events it rests on, and with another number of rows of files not which of those.
 	if r.others < 0 || r.others != others && slices.ContainsFunc(events, func(e *logged) bool { return !e.live }) {
-		if r.marked { // the others were counted when they were read
-			c.report.Unmarked++
+		c.report.OtherBase++
+		if !r.marked { // it was counted when it was read
+			c.report.Unmarked--
 		}
 		return
 	}

@@ -72,8 +72,8 @@ func printServed(w io.Writer, r *verify.ServedReport) {
 		fmt.Fprintf(w, "%s: left out, %s\n", r.View, r.Skipped)
 		return
 	}
-	fmt.Fprintf(w, "%s: %s in %s recomputed, %s differ (%.4g %%), %s not settled\n", r.View, count(r.Values, "value"), count(r.Rows, "row"),
-		number(r.Differing), 100*r.Share, count(r.NotSettled, "row"))
+	fmt.Fprintf(w, "%s: %s in %s recomputed, %s differ (%.4g %%), %s not settled\n", r.View, count(r.Values, "value"),
+		count(r.Rows-r.OtherBase-r.NotSettled, "row"), number(r.Differing), 100*r.Share, count(r.NotSettled, "row"))
 	if r.Other > 0 {
 		fmt.Fprintf(w, "  %s were served by another definition of the view, and were left out\n", count(r.Other, "row"))
 	}
@@ -81,7 +81,10 @@ func printServed(w io.Writer, r *verify.ServedReport) {
 		fmt.Fprintf(w, "  %s were served as of an instant, and were left out: `loam verify --online` compares what is served so\n", count(r.AsOf, "row"))
 	}
 	if r.Unmarked > 0 {
-		fmt.Fprintf(w, "  of %s it isn't known how far Redis was written, so only the changes that they rest on were looked at\n", count(r.Unmarked, "row"))
+		fmt.Fprintf(w, "  of %s it isn't known how far Redis was written, so only what they rest on was looked at\n", count(r.Unmarked, "row"))
+	}
+	if r.OtherBase > 0 {
+		fmt.Fprintf(w, "  %s of windows were left out: they rest on other rows of files and redrives than the log has now\n", count(r.OtherBase, "row"))
 	}
 	printFindings(w, r.Findings)
 }
