@@ -153,6 +153,11 @@ func (l *loader) readStream(r *reader, root *yaml.Node, s *Stream) {
 	if !r.name(seen["stream"], "stream", s.Name) {
 		return
 	}
+	if s.Name == "feature" {
+		r.problem(seen["stream"], "stream", "the log of a stream feature would be the table feature_log, which is that of what was served",
+			"name it otherwise, and say topic: feature.v1 if that is its topic")
+		return
+	}
 	if s.Kind == "" && seen["kind"] == nil {
 		missing("kind", "say kind: state (each event carries the state of its entity) or kind: event (each event is a fact)")
 	}
