@@ -1,11 +1,94 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/loamdata/loam/feature"
+	"github.com/loamdata/loam/lake"
 	"github.com/loamdata/loam/verify"
 )
+
+// What was served is compacted by a worker as it goes on, where a tier of files is full, and by `loam maintain` to the last.
+func TestServedIsMaintained(t *testing.T) {
+	t.Parallel()
+	p := newScoreProject(t, 3, "")
+	p.write(".loam/topics/score.v1/0.jsonl", scores(0, 3))
+	p.loam("apply")
+	if text := p.loam("maintain"); strings.Contains(text, "feature_log") {
+		t.Errorf("nothing was logged: %s", text)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	project, l, err := p.app().open(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	server, err := l.OpenFeatureLog(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served, at := 0, time.Now().UnixMicro() // all of one day
+	add := func(n int) {
+		for range n {
+			one := "1"
+			err := server.Append(ctx, []feature.ServedRow{{
+				ServedAt: at, Request: fmt.Sprint(served), View: "scores", Definition: project.ViewDefinition(project.View("scores")).Hash,
+				Entity: []string{"unknown"}, Features: []string{"n"}, Values: []*string{&one}, Statuses: []string{"PRESENT"}, Guards: map[string]string{},
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			served++
+		}
+	}
+	files := func() int {
+		table, err := l.OpenTable(ctx, lake.FeatureLogName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		relation, err := table.Scan(ctx, lake.ScanOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(relation.Files)
+	}
+	add(33)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- p.app().run(ctx, workerOptions{commitEvery: 20 * time.Millisecond, commitRows: 1000, commitBytes: 1 << 20, maintainShare: 1}, []string{"score"})
+	}()
+	for begun := time.Now(); files() > 33-31; time.Sleep(20 * time.Millisecond) {
+		if time.Since(begun) > 30*time.Second || len(ended) > 0 {
+			left := files()
+			stop()
+			t.Fatalf("there are %d files still; run: %v", left, <-ended)
+		}
+	}
+	add(3)
+	var done []maintained
+	if err := json.Unmarshal([]byte(p.loam("maintain", "--json")), &done); err != nil {
+		t.Fatal(err)
+	}
+	if last := done[len(done)-1]; last.Table != lake.FeatureLogName || last.Stream != "" || last.FilesBefore < 4 || last.FilesAfter != 1 || last.Rows != int64(served) {
+		t.Errorf("maintain: %+v", done)
+	}
+	report, err := verify.Served(ctx, l, project, project.View("scores"), time.Time{}, verify.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.Rows != int64(served) || report.Differing != int64(served) {
+		t.Errorf("of %d rows: %+v", served, report)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("run: %v", err)
+	}
+}
 
 // Each row is said to be what it was: recomputed, not settled, or left out and why.
 func TestPrintServed(t *testing.T) {

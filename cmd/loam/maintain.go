@@ -32,7 +32,7 @@ expires old snapshots but for those that a dataset has pinned, and removes files
 works beside running workers, which compact as they go; use it after a large backfill, or by a schedule.
 
 It does the same for the table feature_log, to which ` + "`loam serve --log-features`" + ` adds a file every few seconds, unless streams
-are picked.
+are picked; workers compact that, too.
 
 A file is removed only once it has been known as an orphan for a while: a first call notes it, a later one removes it. What builds of
 training sets that were killed have left, tags and files, is removed once they began long enough ago.`,
@@ -181,8 +181,9 @@ const (
 	orphansAge          = 24 * time.Hour
 )
 
-// maintain compacts the streams' files while the worker goes on, one at a time, for the share of the time that the worker
-// was given: after each compaction it rests. What goes wrong is told and tried again later: the line doesn't end for it.
+// maintain compacts the files of the streams, and of what was served, while the worker goes on, one at a time, for the share of
+// the time that the worker was given: after each compaction it rests. What goes wrong is told and tried again later: the line
+// doesn't end for it.
 func (w *worker) maintain(ctx context.Context) {
 	next := w.now().Add(orphansEvery)
 	for {
@@ -192,18 +193,26 @@ func (w *worker) maintain(ctx context.Context) {
 		}
 		begin := time.Now()
 		done := false
-		for _, o := range w.line.all() {
-			if !w.partitions.own(feature.Partition{Topic: o.def.Topic}) {
+		one := func(name string, open openMaintainer) {
+			did, err := w.maintainOne(ctx, open, orphans)
+			if err != nil && ctx.Err() == nil {
+				w.say("maintenance of %s: %v; it is tried again", name, err)
+			}
+			done = done || did && err == nil
+		}
+		for i, s := range w.line.all() {
+			if !w.partitions.own(feature.Partition{Topic: s.def.Topic}) {
 				continue // one of several workers compacts a stream
 			}
-			did, err := w.maintainOne(ctx, o.def, orphans)
+			one(s.def.Name, func(ctx context.Context, o lake.MaintainOptions) (*lake.Maintainer, error) {
+				return w.line.lake.OpenMaintainer(ctx, s.def, o)
+			})
+			if i == 0 { // and one what was served
+				one(lake.FeatureLogName, w.line.lake.OpenFeatureLogMaintainer)
+			}
 			if ctx.Err() != nil {
 				return
 			}
-			if err != nil {
-				w.say("maintenance of %s: %v; it is tried again", o.def.Name, err)
-			}
-			done = done || did && err == nil
 		}
 		rest := maintainEvery
 		if done {
@@ -217,11 +226,15 @@ func (w *worker) maintain(ctx context.Context) {
 	}
 }
 
-// maintainOne does one compaction of a stream, if one is due.
-func (w *worker) maintainOne(ctx context.Context, s *feature.Stream, orphans bool) (done bool, err error) {
-	m, err := w.line.lake.OpenMaintainer(ctx, s, lake.MaintainOptions{
-		MemoryBytes: maintainMemoryBytes, TempDir: tempDir(w.project), Threads: 1, Now: w.now,
-	})
+// openMaintainer opens one of a worker's maintainers.
+type openMaintainer = func(context.Context, lake.MaintainOptions) (*lake.Maintainer, error)
+
+// maintainOne does one compaction, if one is due.
+func (w *worker) maintainOne(ctx context.Context, open openMaintainer, orphans bool) (done bool, err error) {
+	m, err := open(ctx, lake.MaintainOptions{MemoryBytes: maintainMemoryBytes, TempDir: tempDir(w.project), Threads: 1, Now: w.now})
+	if errors.Is(err, lake.ErrNoTable) {
+		return false, nil // nothing was ever logged of what was served
+	}
 	if err != nil {
 		return false, err
 	}
