@@ -231,8 +231,30 @@ func csvScan(ctx context.Context, db *sql.DB, path string, textKeys []string) (s
 // wideTypes are the types of those columns of a CSV file, which DuckDB takes for doubles, that are of whole numbers, of which one is beyond
 // 64 bits: doubles would round them all.
 func wideTypes(ctx context.Context, db *sql.DB, path string, columns []string) ([]sql.Fragment, error) {
+	rows := sql.Fragment(sql.Render("read_csv({path}, "+csvOptions+", all_varchar = true)", sql.Args{"path": sql.Path(path)}))
+	// Text is slow to look at, and most doubles show in the first rows that they aren't whole.
+	columns, _, err := wholeColumns(ctx, db, "(FROM "+rows+" LIMIT 1000)", columns)
+	if err != nil {
+		return nil, err
+	}
+	columns, held, err := wholeColumns(ctx, db, rows, columns)
+	if err != nil {
+		return nil, err
+	}
+	types := make([]sql.Fragment, len(columns))
+	for i, c := range columns {
+		types[i] = sql.Literal(c) + ": 'VARCHAR'"
+		if held[i] {
+			types[i] = sql.Literal(c) + ": 'DECIMAL(38,0)'"
+		}
+	}
+	return types, nil
+}
+
+// wholeColumns are those of the columns of text that are of whole numbers, and whether 38 digits hold all of each.
+func wholeColumns(ctx context.Context, db *sql.DB, rows sql.Fragment, columns []string) (whole []string, held []bool, err error) {
 	if len(columns) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
 	var tests []sql.Fragment
 	results := make([]bool, 2*len(columns))
@@ -244,21 +266,16 @@ func wideTypes(ctx context.Context, db *sql.DB, path string, columns []string) (
 			dst[2*i+k] = &results[2*i+k]
 		}
 	}
-	err := db.QueryRow(ctx, sql.Render("SELECT {tests} FROM read_csv({path}, "+csvOptions+", all_varchar = true)",
-		sql.Args{"tests": sql.Join(", ", tests), "path": sql.Path(path)}), nil, dst...)
+	err = db.QueryRow(ctx, sql.Render("SELECT {tests} FROM {rows}", sql.Args{"tests": sql.Join(", ", tests), "rows": rows}), nil, dst...)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var types []sql.Fragment
 	for i, c := range columns {
-		switch whole, held := results[2*i], results[2*i+1]; {
-		case whole && held:
-			types = append(types, sql.Literal(c)+": 'DECIMAL(38,0)'")
-		case whole:
-			types = append(types, sql.Literal(c)+": 'VARCHAR'")
+		if results[2*i] {
+			whole, held = append(whole, c), append(held, results[2*i+1])
 		}
 	}
-	return types, nil
+	return whole, held, nil
 }
 
 // moment is the expression of a label's time: without a zone it is UTC, and finer digits are cut off, so that a label

@@ -213,6 +213,17 @@ func TestWideNumbersOfLabels(t *testing.T) {
 			t.Errorf("%q: %v, want %v", c.wide, got, want)
 		}
 	}
+	// Beyond the rows that are looked at first, too.
+	for last, typ := range map[string]string{"12345678901234567890": "DECIMAL(38,0)", "0.5": "DOUBLE"} {
+		w.put("labels.csv", "k,event_timestamp,n\n"+strings.Repeat("1,2026-01-20,7\n", 3000)+"1,2026-01-20,"+last+"\n")
+		if _, err := w.build(feature.DatasetRequest{Labels: "labels.csv"}, 0); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{`{"typ":"` + typ + `","n":"` + last + `"}`}
+		if got := w.rows("SELECT typeof(n) AS typ, n::VARCHAR AS n FROM '$DIR/out.parquet' WHERE n <> 7"); !slices.Equal(got, want) {
+			t.Errorf("%s at the end: %v, want %v", last, got, want)
+		}
+	}
 	for key, err := range map[string]string{
 		"9007199254740992::DOUBLE": "without loss", "-9007199254740994::DOUBLE": "without loss", "16777216::FLOAT": "without loss",
 		"9007199254740991::DOUBLE": "", "16777215::FLOAT": "", "1e30::DOUBLE": "", "'nan'::DOUBLE": "",
