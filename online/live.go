@@ -127,13 +127,13 @@ func (l *Live) Write(ctx context.Context, b *feature.Batch, known lake.Head) (in
 	}
 	written := 0
 	for _, w := range l.views[b.Stream.Name] {
-		write := l.writeView
+		var n int
+		var err error
 		if w.tiles != nil {
-			write = func(ctx context.Context, w *ViewWriter, b *feature.Batch) (int, error) {
-				return l.writeTiles(ctx, w, b, known)
-			}
+			n, err = l.writeTiles(ctx, w, b, known)
+		} else {
+			n, err = l.writeView(ctx, w, b)
 		}
-		n, err := write(ctx, w, b)
 		if err != nil {
 			return written, err
 		}

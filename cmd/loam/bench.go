@@ -129,20 +129,15 @@ removed; without --redis it is one inside this process, which tells nothing of a
 }
 
 func (a *app) benchWrites(ctx context.Context, o bench.WritesOptions) error {
-	dir, err := os.MkdirTemp("", "loam-bench-")
-	if err != nil {
-		return fmt.Errorf("make a folder to measure in: %w", err)
-	}
-	defer os.RemoveAll(dir)
 	if o.Redis == "" {
-		m, err := miniredis.Run()
-		if err != nil {
-			return fmt.Errorf("start a Redis in this process: %w", err)
-		}
-		defer m.Close()
-		o.Redis, o.Benchmark = m.Addr(), ""
+		o.Benchmark = ""
 	}
-	o.Dir, o.Progress = dir, a.err
+	done, err := benchPlace(&o.Dir, &o.Redis)
+	if err != nil {
+		return err
+	}
+	defer done()
+	o.Progress = a.err
 	o.Load = func(dir string) (*feature.Project, error) { return loadProject(ctx, dir) }
 	r, err := bench.Writes(ctx, o)
 	if err != nil {
@@ -157,23 +152,15 @@ func (a *app) benchWrites(ctx context.Context, o bench.WritesOptions) error {
 }
 
 func (a *app) benchOnline(ctx context.Context, o bench.OnlineOptions) error {
-	dir, err := os.MkdirTemp("", "loam-bench-")
+	done, err := benchPlace(&o.Dir, &o.Redis)
 	if err != nil {
-		return fmt.Errorf("make a folder to measure in: %w", err)
+		return err
 	}
-	defer os.RemoveAll(dir)
+	defer done()
 	if o.Loam, err = os.Executable(); err != nil {
 		return fmt.Errorf("find the binary: %w", err)
 	}
-	if o.Redis == "" {
-		m, err := miniredis.Run()
-		if err != nil {
-			return fmt.Errorf("start a Redis in this process: %w", err)
-		}
-		defer m.Close()
-		o.Redis = m.Addr()
-	}
-	o.Dir, o.Progress = dir, a.err
+	o.Progress = a.err
 	o.Load = func(dir string) (*feature.Project, error) { return loadProject(ctx, dir) }
 	r, err := bench.Online(ctx, o)
 	if err != nil {
@@ -184,6 +171,25 @@ func (a *app) benchOnline(ctx context.Context, o bench.OnlineOptions) error {
 			fmt.Fprintf(w, "left out: %s\n", s)
 		}
 	})
+}
+
+// benchPlace makes a folder to measure in, and where no address is given a Redis inside this process. The caller ends both by done.
+func benchPlace(dir, address *string) (done func(), err error) {
+	if *dir, err = os.MkdirTemp("", "loam-bench-"); err != nil {
+		return nil, fmt.Errorf("make a folder to measure in: %w", err)
+	}
+	if *address != "" {
+		return func() { os.RemoveAll(*dir) }, nil
+	}
+	m, err := miniredis.Run()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start a Redis in this process: %w", err), os.RemoveAll(*dir))
+	}
+	*address = m.Addr()
+	return func() {
+		m.Close()
+		os.RemoveAll(*dir)
+	}, nil
 }
 
 // profiled runs work, and writes its CPU profile to the file unless that is "".
