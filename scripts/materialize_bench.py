@@ -9,17 +9,13 @@ loam's time is that of the whole process; Feast's is that of its calls alone. It
 
 Needs a Python that has 'feast[redis,duckdb]', and redis-server.
 """
-import argparse, json, os, socket, statistics, subprocess, sys, time
+import argparse, json, os, socket, statistics, subprocess, sys
+from online_bench import free_port, wait
+from pit_bench import run
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SHARED = os.path.join(HERE, "..", "..", "shared", "bench")
 VIEWS = ("profile", "engagement")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def project(dir, data, loam, port, ttl):
@@ -37,26 +33,20 @@ def project(dir, data, loam, port, ttl):
               "sequence: created_timestamp\nprocessed_time: created_timestamp\ncolumns:\n" + "".join(f"  - {{name: {f.name}, type: {kind(f.type)}}}\n" for f in fields))
         views += f"  - {{name: {name}, entity: contact, stream: {name}, {'ttl: ' + ttl + ', ' if ttl else ''}features: [{', '.join(f.name for f in fields[1:])}]}}\n"
     write("features/bench.yaml", "entities: [{name: contact, join_keys: [contact_id]}]\nviews:\n" + views)
-    run = lambda *command: subprocess.run([loam, *command], cwd=dir, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    run("apply")
+    run([loam, "apply"], cwd=dir)
     if not os.path.exists(f"{dir}/done"):
         for name in VIEWS:
-            run("backfill", "--stream", name, f"{data}/{name}.parquet")
-        run("maintain")
+            run([loam, "backfill", "--stream", name, f"{data}/{name}.parquet"], cwd=dir)
+        run([loam, "maintain"], cwd=dir)
         write("done", "")
 
 
 def by_loam(dir, loam, redis):
     redis.flushdb()
-    base, begun = redis.info("memory")["used_memory"], time.time()
-    p = subprocess.Popen([loam, "materialize"], cwd=dir, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    told = p.stderr.read()
-    _, status, used = os.wait4(p.pid, 0)
-    wall = time.time() - begun
-    if status:
-        sys.exit(f"loam materialize ended with {status}: {told.decode()}")
+    base = redis.info("memory")["used_memory"]
+    wall, cpu, rss, _ = run([loam, "materialize"], cwd=dir)
     hashes = sum(1 for _ in redis.scan_iter("bench:*{*", count=1000))
-    return {"wall_s": wall, "cpu_s": used.ru_utime + used.ru_stime, "rss_mib": used.ru_maxrss / 1024, "rows": hashes,
+    return {"wall_s": wall, "cpu_s": cpu, "rss_mib": rss, "rows": hashes,
             "bytes": (redis.info("memory")["used_memory"] - base) / (hashes / len(VIEWS))}
 
 
@@ -87,12 +77,7 @@ def main():
     server = subprocess.Popen(["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"], stdout=subprocess.DEVNULL)
     try:
         client = redis.Redis(port=port)
-        for _ in range(100):
-            try:
-                client.ping()
-                break
-            except redis.ConnectionError:
-                time.sleep(0.1)
+        wait("Redis", lambda: socket.create_connection(("127.0.0.1", port)).close(), server)
         project(dir, data, loam, port, a.ttl)
         ours, theirs = [], []
         for _ in range(a.rounds):
